@@ -1,0 +1,64 @@
+"""Every key of a bitsieve store, spelled once (DESIGN.md section 3)."""
+
+LAYOUT_VERSION = 1
+FORMAT = "format.json"
+
+
+def model(model_id: str) -> str:
+    """The ONNX file of a model, card included."""
+    return f"models/{model_id}.onnx"
+
+
+def receipt(stage: str, key: str) -> str:
+    """The proof that a task is done, and the names of its files."""
+    return f"receipts/{stage}/{key}.json"
+
+
+def data_file(folder: str, key: str, attempt: str, suffix: str) -> str:
+    """A data file of one attempt at a task; the name is used once and never written again."""
+    return f"{folder}/{key[:2]}/{key}-{attempt}{suffix}"
+
+
+def object_list(digest: str) -> str:
+    """A second-level object that holds a large part of a manifest, named by what it holds."""
+    return f"lists/{digest}.json"
+
+
+def snapshots(collection: str) -> str:
+    """The prefix under which a collection's snapshots lie."""
+    return f"collections/{collection}/snapshots/"
+
+
+def snapshot(collection: str, sequence: int) -> str:
+    """A snapshot's manifest; its creation is the commit."""
+    return f"{snapshots(collection)}{sequence:020d}.json"
+
+
+def latest(collection: str) -> str:
+    """A hint where to begin looking for the newest snapshot; never trusted."""
+    return f"collections/{collection}/LATEST"
+
+
+def candidate(collection: str, run_id: str) -> str:
+    """A finished run that was not published."""
+    return f"collections/{collection}/candidates/{run_id}.json"
+
+
+def report(collection: str, name: str) -> str:
+    """A report about a collection."""
+    return f"collections/{collection}/reports/{name}"
+
+
+def run_plan(run_id: str) -> str:
+    """What a run set out to do, with its resolved configuration."""
+    return f"runs/{run_id}/plan.json"
+
+
+def run_events(run_id: str, number: int) -> str:
+    """A batch of a run's events, JSON lines."""
+    return f"runs/{run_id}/events/{number:06d}.jsonl"
+
+
+def run_progress(run_id: str) -> str:
+    """How far a run is, overwritten as it goes."""
+    return f"runs/{run_id}/progress.json"
