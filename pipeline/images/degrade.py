@@ -118,7 +118,7 @@ def watermark(
         style: ``tiled`` (slanted words all over), ``logo`` (corner plate) or ``band`` (slanted stripe).
         opacity: 0..1 of the overlay.
         area: share of the image the marks cover: letters for ``tiled``, plate or stripe for the others.
-            Met within 40 % of itself; ``tiled`` letters begin to merge above .3.
+            Met on average over seeds; a small image holds few words, so single overlays differ.
         seed: chooses corner, angle and phase.
 
     Raises:

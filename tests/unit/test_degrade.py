@@ -82,9 +82,9 @@ def test_watermark_covers_about_the_area_it_says(
     style: degrade.WatermarkStyle, area: float, size: tuple[int, int]
 ) -> None:
     plain = Image.new("RGB", size, (255, 240, 200))
-    marked = degrade.watermark(plain, style, opacity=1.0, area=area, seed=5)
-    covered = (np.abs(_levels(marked) - _levels(plain)).max(axis=-1) > 60).mean()
-    assert covered == pytest.approx(area, rel=0.4)
+    marked = [degrade.watermark(plain, style, opacity=1.0, area=area, seed=s) for s in range(8)]
+    covered = [(np.abs(_levels(m) - _levels(plain)).max(axis=-1) > 60).mean() for m in marked]
+    assert np.mean(covered) == pytest.approx(area, rel=0.3)
 
 
 @pytest.mark.parametrize("style", list(degrade.WatermarkStyle))
