@@ -141,7 +141,7 @@ def _paint_tiles(_colour: Image.Image, mask: Image.Image, area: float, rng: np.r
     left, top, right, bottom = font.getbbox(_TEXT, stroke_width=1)
     word = Image.new("L", (round(right - left), round(bottom - top)), 0)
     ImageDraw.Draw(word).text((-left, -top), _TEXT, 255, font, stroke_width=1)
-    ink_px = word.histogram()[255] + 0.5 * sum(word.histogram()[1:255])
+    ink_px = float(np.asarray(word).sum()) / 255
     pitch_x = round(max(word.width * 1.15, math.sqrt(1.5 * ink_px / area)))
     pitch_y = max(3, round(ink_px / area / pitch_x))
     side_px = math.ceil(math.hypot(width_px, height_px))
