@@ -3,8 +3,8 @@
 Three promises carry the rest:
 
 1. **Whole or absent.** Bytes are written to ``.bitsieve-tmp/`` in the root, synced, and only then given their
-   name: by ``rename`` (``put``) or by ``link``, which fails if the name is taken (``create``). A killed writer
-   leaves a file that nobody lists.
+   name: by ``rename`` (``put``) or by ``link``, which fails if the name is taken (``create``). A killed
+   writer leaves a file that nobody lists.
 2. **Never outside.** A key, or a symbolic link, that leads out of the root is refused, whoever made it.
 3. **Reading writes nothing.** A read-only folder is a good source; the root is made by the first write.
 """
@@ -155,8 +155,9 @@ class LocalStore:
     def list_objects(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectStat]:
         """All regular files below the root, streamed; a root that does not exist yet holds none.
 
-        Links to files and folders inside the root are followed. SourceError names a link that leads outside or
-        in a circle. Fifos, sockets, devices and dangling links hold no bytes: they are no objects, and are logged.
+        Links to files and folders inside the root are followed. SourceError names a link that leads outside
+        or in a circle. Fifos, sockets, devices and dangling links hold no bytes: they are no objects, and
+        are logged.
         """
         root = os.fsencode(self._root)
         with self._errors(prefix):
@@ -191,7 +192,8 @@ class LocalStore:
     ) -> Iterator[ObjectStat]:
         """Files of ``folder``, whose keys begin with ``above``, in byte order of whole keys.
 
-        A folder sorts as its name with a slash, as its files' keys do: "a-b" comes before "a/b", "a/b" before "a0".
+        A folder sorts as its name with a slash, as its files' keys do: "a-b" comes before "a/b", "a/b"
+        before "a0".
         """
         prefix, start_after = bounds
         real = os.path.realpath(folder)

@@ -1,9 +1,9 @@
 """What an object store is to bitsieve: bytes under keys, and one atomic operation, create-if-absent.
 
-Keys are relative, ``/``-separated and non-empty; no part of a key of ours is empty, ``.`` or ``..`` (a catalog on S3
-may hold such keys, and S3 reads them). Keys are Python strings as the store spells them; a local file name that is
-not UTF-8 appears with surrogate escapes, as in ``os.fsdecode``. Stores are picklable values: an actor opens its own
-connection.
+Keys are relative, ``/``-separated and non-empty; no part of a key of ours is empty, ``.`` or ``..`` (a
+catalog on S3 may hold such keys, and S3 reads them). Keys are Python strings as the store spells them; a
+local file name that is not UTF-8 appears with surrogate escapes, as in ``os.fsdecode``. Stores are picklable
+values: an actor opens its own connection.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from typing import Protocol
 class ObjectStat:
     """What a store knows of an object without reading it.
 
-    ``etag`` changes whenever the bytes do (S3: the ETag; local: size, mtime in ns and inode). ``modified_s`` is
-    the store's own clock, seconds since 1970.
+    ``etag`` changes whenever the bytes do (S3: the ETag; local: size, mtime in ns and inode). ``modified_s``
+    is the store's own clock, seconds since 1970.
     """
 
     key: str
@@ -49,8 +49,8 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Creates the object if its key is free, atomically: of many racing writers exactly one gets True.
 
-        False means that the key was taken (perhaps by this very call, its reply lost: see ``storage.commit``).
-        StorageBusy means that the outcome is unknown.
+        False means that the key was taken (perhaps by this very call, its reply lost: see
+        ``storage.commit``). StorageBusy means that the outcome is unknown.
         """
         ...
 
