@@ -1,7 +1,9 @@
-"""Small values that several rooms share: why an image was refused, and what was refused."""
+"""Small values that several rooms share: refused images and why, and how a model wants its input."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar, Literal
 
 
 class RejectReason(StrEnum):
@@ -40,3 +42,87 @@ class Reject:
     locator: str = ""
     content_digest: str = ""
     size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """How a model wants its input: the metadata key ``bitsieve.preprocess``, schema 1.
+
+    An image becomes RGB with its EXIF orientation applied and any alpha over white, is resized, then
+    cropped or padded at its centre to ``size``, and each value 0..255 becomes ``(value * scale - mean) / std``.
+    Pairs are (height, width); ``mean`` and ``std`` are in the order R, G, B whatever ``channel_order`` says.
+    The values are *resolved*: a ``resize_to`` left out is worked out once, here, from ``size`` and
+    ``crop_pct``, so that equal work means equal values.
+
+    ``draft`` n > 0 lets the JPEG decoder shrink by 2, 4 or 8 while both sides stay at least n times the
+    longest side of the resize; it changes pixels, so it is part of the model's identity. ``align`` states that
+    images must already be aligned that way; nothing here aligns them.
+
+    Raises:
+        ValueError: for sizes, factors or combinations that describe no fixed-size input.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    schema: Literal[1] = 1
+    size: tuple[int, int]
+    resize: Literal["shortest", "longest", "squash", "none"]
+    resize_to: int | None = None
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
+    antialias: bool = True
+    crop: Literal["center", "none"] = "center"
+    crop_pct: float = 1.0
+    pad_value: int = 0
+    exif_transpose: bool = True
+    alpha: Literal["white"] = "white"
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    draft: int = 0
+    align: Literal["arcface5"] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", float(self.scale))
+        object.__setattr__(self, "crop_pct", float(self.crop_pct))
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        self._check_numbers()
+        self._check_geometry()
+        if self.resize_to is None and self.resize in ("shortest", "longest"):
+            side_px = min(self.size) if self.resize == "shortest" else max(self.size)
+            object.__setattr__(self, "resize_to", math.floor(side_px / self.crop_pct))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether pixels enter the model with the values 0..255 that they have."""
+        return self.scale == 1 and self.mean == (0, 0, 0) and self.std == (1, 1, 1)
+
+    def _check_numbers(self) -> None:
+        numbers = (self.scale, *self.mean, *self.std)
+        if not all(math.isfinite(value) for value in numbers) or self.scale == 0 or 0 in self.std:
+            raise ValueError(
+                f"scale and std must be finite and not 0, got {self.scale}, {self.std}; mean {self.mean}"
+            )
+        if self.dtype == "uint8" and not self.is_identity:
+            raise ValueError("a uint8 input takes values 0..255 as they are: scale 1, mean 0,0,0, std 1,1,1")
+        if not 0 <= self.pad_value <= 255 or not 0 <= self.draft <= 8:
+            raise ValueError(
+                f"pad_value must be 0..255 and draft 0..8, got {self.pad_value} and {self.draft}"
+            )
+
+    def _check_geometry(self) -> None:
+        if not all(1 <= side <= 8192 for side in self.size) or not 0.1 <= self.crop_pct <= 1:
+            raise ValueError(f"size must be 1..8192 and crop_pct .1..1, got {self.size} and {self.crop_pct}")
+        if self.resize_to is not None and not 1 <= self.resize_to <= 16384:
+            raise ValueError(f"resize_to must be 1..16384, got {self.resize_to}")
+        if self.resize_to is not None and self.resize not in ("shortest", "longest"):
+            raise ValueError(f"resize_to belongs to resize shortest or longest, not to {self.resize}")
+        if self.crop == "none" and (self.resize == "shortest" or self.crop_pct != 1):
+            raise ValueError("without a centre crop this gives images of many sizes: set crop to center")
+        if not self.antialias and self.interpolation not in ("nearest", "bilinear", "bicubic"):
+            raise ValueError(
+                f"{self.interpolation} exists only with antialias; use nearest, bilinear or bicubic"
+            )
