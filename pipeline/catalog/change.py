@@ -1,0 +1,69 @@
+"""What changed since the parent snapshot: an Arrow join of two tables, no image is read.
+
+A row of the parent is *kept* if its id is listed with the same version. Everything else that is listed is
+*new* and has to be embedded, unless the very same version of it was refused before: then it is *refused
+again* without another try. A row of the parent whose id is listed no more is *gone*; one whose id is listed
+with another version is *replaced* once the new bytes have a vector, and *stale* if they were refused.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.catalog.table import Catalog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Change:
+    """The difference between a catalog and the live rows of its parent snapshot.
+
+    ``fresh`` and ``refused_again`` are rows of the listing, in plan order; ``kept`` and ``gone`` are boolean
+    masks over the parent's live rows; ``changed`` marks those whose id is listed with another version.
+    """
+
+    fresh: pa.Table
+    refused_again: pa.Table
+    kept: npt.NDArray[np.bool_]
+    changed: npt.NDArray[np.bool_]
+    gone: npt.NDArray[np.bool_]
+
+
+def diff(catalog: Catalog, live: pa.Table, refused: pa.Table) -> Change:
+    """Compares the catalog with the parent snapshot.
+
+    Args:
+        catalog: tonight's listing.
+        live: the parent's live rows with columns ``image_id`` and ``version``, ids unique.
+        refused: what was refused before, columns ``image_id`` and ``version``, for the same model.
+    """
+    listed = catalog.images()
+    listed_keys = _keys(listed)
+    live_keys = _keys(live)
+    kept = _contains(live_keys, listed_keys)
+    is_kept_row = _contains(listed_keys, live_keys)
+    is_refused_row = _contains(listed_keys, _keys(refused)) & ~is_kept_row
+    still_listed = _contains(live["image_id"], listed["image_id"])
+    return Change(
+        fresh=listed.filter(pa.array(~is_kept_row & ~is_refused_row)),
+        refused_again=listed.filter(pa.array(is_refused_row)),
+        kept=kept,
+        changed=still_listed & ~kept,
+        gone=~still_listed,
+    )
+
+
+def _keys(table: pa.Table) -> pa.ChunkedArray:
+    """Id and version as one string; NUL cannot occur in either."""
+    return pc.binary_join_element_wise(table["image_id"], table["version"], "\0")
+
+
+def _contains(values: pa.ChunkedArray, value_set: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    if len(values) == 0 or len(value_set) == 0:
+        return np.zeros(len(values), dtype=bool)
+    found = pc.is_in(values, value_set=value_set.combine_chunks())
+    return np.asarray(
+        found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy(), dtype=bool
+    )

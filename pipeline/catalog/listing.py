@@ -1,0 +1,142 @@
+"""Makes the Catalog: what the source lists tonight; decodes nothing, reads only what has changed.
+
+1. List the source's objects (keys, sizes, ETags).
+2. For a prefix, every object is an image and its ETag and size are its version.
+3. For tars and Parquet files, walk each file once and hash its images. The result is a listing part with a
+   receipt whose
+   key holds the file's ETag, so that an unchanged file is never read again and a killed run goes on where it
+   was.
+4. Ids seen twice are refused, the first in plan order wins.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.catalog.ids import printable
+from pipeline.catalog.parquet import list_parquet
+from pipeline.catalog.source import SourceFormat, SourceListing, SourceSpec, list_source
+from pipeline.catalog.table import LISTING_SCHEMA, Catalog, ListedImage, ListingBuilder, refuse_duplicates
+from pipeline.catalog.webdataset import list_tar
+from pipeline.fingerprint import task_key
+from pipeline.storage.receipts import Receipt, fetch, read_receipt, upload, write_receipt
+from pipeline.storage.store import ObjectStat, ObjectStore
+
+STAGE = "list"
+STAGE_VERSION = 1
+FILE = "listing"
+_THREADS = 4
+
+Advance = Callable[[int, int], None]  # done, total
+
+
+def list_catalog(
+    source: ObjectStore, spec: SourceSpec, store: ObjectStore, cache: Path, advance: Advance
+) -> Catalog:
+    """Lists the source as a Catalog.
+
+    Args:
+        source: the store that ``spec.uri`` names.
+        spec: how to read it.
+        store: where listing parts and their receipts are kept.
+        cache: a folder of this machine for downloads.
+        advance: called with (containers done, containers in all).
+
+    Raises:
+        SourceError: nothing is listed, or a tar or Parquet file cannot be read to its end.
+    """
+    listing = list_source(source, spec)
+    if listing.format is SourceFormat.PREFIX:
+        advance(1, 1)
+        return Catalog(table=_prefix_table(listing), skipped=listing.skipped)
+    tables: list[pa.Table] = []
+    skipped = dict(listing.skipped)
+
+    def one(stat: ObjectStat) -> tuple[pa.Table, Receipt]:
+        return _container(source, spec, listing.format, stat, store, cache)
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for done, (table, receipt) in enumerate(threads.map(one, listing.objects), start=1):
+            tables.append(table)
+            for name, count in receipt.counts.items():
+                if name != "rows":
+                    skipped[name] = skipped.get(name, 0) + count
+            advance(done, len(listing.objects))
+    return Catalog(table=refuse_duplicates(pa.concat_tables(tables)), skipped=skipped)
+
+
+def container_key(spec: SourceSpec, stat: ObjectStat) -> str:
+    """The key of the listing of one tar or Parquet file: the file as it is now and what shapes its ids."""
+    config = {
+        "id_template": spec.id_template,
+        "id_column": spec.id_column,
+        "image_column": spec.image_column,
+    }
+    inputs = [printable(stat.key), stat.etag, str(stat.size_bytes)]
+    return task_key(STAGE, STAGE_VERSION, config, inputs)
+
+
+@contextmanager
+def container_file(source: ObjectStore, key: str, cache: Path) -> Iterator[Path]:
+    """The container as a local file: itself in a local source, else a download that is deleted after use."""
+    local = source.local_path(key)
+    if local is not None:
+        yield local
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        path = Path(folder) / "container"
+        source.get_file(key, path)
+        yield path
+
+
+def _container(
+    source: ObjectStore,
+    spec: SourceSpec,
+    kind: SourceFormat,
+    stat: ObjectStat,
+    store: ObjectStore,
+    cache: Path,
+) -> tuple[pa.Table, Receipt]:
+    key = container_key(spec, stat)
+    receipt = read_receipt(store, STAGE, key)
+    if receipt is not None:
+        return pq.read_table(fetch(store, receipt.files[FILE], cache), schema=LISTING_SCHEMA), receipt
+    with container_file(source, stat.key, cache) as path:
+        if kind is SourceFormat.WEBDATASET:
+            table, skipped = list_tar(path, stat.key, spec.id_template)
+        else:
+            table, skipped = list_parquet(path, stat.key, spec.id_column, spec.image_column)
+    file = upload(store, "listings", key, ".parquet", _parquet_bytes(table))
+    receipt = Receipt(
+        stage=STAGE, key=key, files={FILE: file}, counts={"rows": table.num_rows, **skipped}, facts={}
+    )
+    return table, write_receipt(store, receipt)
+
+
+def _parquet_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _prefix_table(listing: SourceListing) -> pa.Table:
+    builder = ListingBuilder()
+    for stat in listing.objects:
+        name = printable(stat.key)
+        folder = name.rpartition("/")[0]
+        builder.add(
+            ListedImage(
+                image_id=name,
+                version=f"{stat.etag}:{stat.size_bytes}",
+                size_bytes=stat.size_bytes,
+                locator=name,
+                attributes={"folder": folder} if folder else {},
+            )
+        )
+    return builder.table()

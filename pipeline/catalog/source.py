@@ -1,0 +1,102 @@
+"""A catalog source: where images come from, and how its kind is told from what lies there.
+
+A source is a folder or an S3 prefix, read through the same object stores that results are written to. Its
+*format* is one of ``prefix`` (every object an image), ``webdataset`` (tars) and ``parquet`` (a column with
+image bytes).
+"""
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.errors import SourceError
+from pipeline.storage.store import ObjectStat, ObjectStore
+
+_CONTAINER_SUFFIXES = {
+    ".tar": "webdataset",
+    ".parquet": "parquet",
+}
+
+
+class SourceFormat(StrEnum):
+    """What the objects of a source are."""
+
+    PREFIX = "prefix"
+    WEBDATASET = "webdataset"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec:
+    """How to read a source; everything here that changes what is listed is part of the listing's key."""
+
+    uri: str
+    format: SourceFormat | None = None  # None: told from the objects
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    id_template: str = "{name}"
+    id_column: str | None = None
+    image_column: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceListing:
+    """The objects of a source after ``include`` and ``exclude``, and what was left out, counted."""
+
+    format: SourceFormat
+    objects: Sequence[ObjectStat]
+    skipped: dict[str, int]
+
+
+def list_source(store: ObjectStore, spec: SourceSpec) -> SourceListing:
+    """Lists the source's objects in ascending key order and settles its format.
+
+    Raises:
+        SourceError: nothing is there, or tars, Parquet files and other objects lie side by side.
+    """
+    skipped = {"directory_marker": 0, "excluded": 0}
+    objects = []
+    for stat in store.list_objects():
+        if stat.key.endswith("/") and stat.size_bytes == 0:
+            skipped["directory_marker"] += 1
+        elif not _wanted(stat.key, spec):
+            skipped["excluded"] += 1
+        else:
+            objects.append(stat)
+    if not objects:
+        raise SourceError(
+            f"the catalog source {spec.uri} lists no images ({_left_out(skipped)})",
+            fix="check the path or prefix, --include and --exclude, and the credentials for listing",
+        )
+    return SourceListing(
+        format=spec.format or _told_format(objects, spec.uri),
+        objects=objects,
+        skipped={name: count for name, count in skipped.items() if count},
+    )
+
+
+def _wanted(key: str, spec: SourceSpec) -> bool:
+    if spec.include and not any(fnmatch.fnmatchcase(key, pattern) for pattern in spec.include):
+        return False
+    return not any(fnmatch.fnmatchcase(key, pattern) for pattern in spec.exclude)
+
+
+def _told_format(objects: Sequence[ObjectStat], uri: str) -> SourceFormat:
+    kinds = set(_kinds(objects))
+    if len(kinds) == 1:
+        return SourceFormat(kinds.pop())
+    raise SourceError(
+        f"the catalog source {uri} mixes {' and '.join(sorted(kinds))} objects",
+        fix="say which with --format and narrow it with --include or --exclude, as in --include '*.tar'",
+    )
+
+
+def _kinds(objects: Sequence[ObjectStat]) -> Iterator[str]:
+    for stat in objects:
+        suffix = "." + stat.key.rpartition(".")[2].lower()
+        yield _CONTAINER_SUFFIXES.get(suffix, "prefix")
+
+
+def _left_out(skipped: dict[str, int]) -> str:
+    return f"{skipped['directory_marker']} directory markers and {skipped['excluded']} excluded objects"
