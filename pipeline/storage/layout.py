@@ -2,6 +2,12 @@
 
 LAYOUT_VERSION = 1
 FORMAT = "format.json"
+PROBES = "probe/"
+
+
+def probe(probe_id: str) -> str:
+    """The prefix of the objects of one store probe, which deletes them again."""
+    return f"{PROBES}{probe_id}/"
 
 
 def model(model_id: str) -> str:
