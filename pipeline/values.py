@@ -48,15 +48,15 @@ class Reject:
 class Preprocess:
     """How a model wants its input: the metadata key ``bitsieve.preprocess``, schema 1.
 
-    An image becomes RGB with its EXIF orientation applied and any alpha over white, is resized, then
-    cropped or padded at its centre to ``size``, and each value 0..255 becomes ``(value * scale - mean) / std``.
-    Pairs are (height, width); ``mean`` and ``std`` are in the order R, G, B whatever ``channel_order`` says.
-    The values are *resolved*: a ``resize_to`` left out is worked out once, here, from ``size`` and
-    ``crop_pct``, so that equal work means equal values.
+    An image becomes RGB with its EXIF orientation applied and any alpha over white, is resized, then cropped
+    or padded at its centre to ``size``, and each value 0..255 becomes ``(value * scale - mean) / std``. Pairs
+    are (height, width); ``mean`` and ``std`` are in the order R, G, B whatever ``channel_order`` says. The
+    values are *resolved*: a ``resize_to`` left out is worked out once, here, from ``size`` and ``crop_pct``,
+    so that equal work means equal values.
 
     ``draft`` n > 0 lets the JPEG decoder shrink by 2, 4 or 8 while both sides stay at least n times the
-    longest side of the resize; it changes pixels, so it is part of the model's identity. ``align`` states that
-    images must already be aligned that way; nothing here aligns them.
+    longest side of the resize; it changes pixels, so it is part of the model's identity. ``align`` states
+    that images must already be aligned that way; nothing here aligns them.
 
     Raises:
         ValueError: for sizes, factors or combinations that describe no fixed-size input.
