@@ -1,0 +1,156 @@
+"""Exact ranks against brute force, with duplicates, missing labels and singletons in the way."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.evaluate import distances, metrics, ranking
+from pipeline.evaluate.ranking import LabelledVectors, leave_one_out_ranks, query_set_ranks
+
+
+def vectors(x: object, labels: list[str | None], prefix: str = "i") -> LabelledVectors:
+    x_ND = np.asarray(x, dtype=np.float32)
+    return LabelledVectors(x_ND=x_ND, ids=[f"{prefix}{i:04d}" for i in range(len(x_ND))], labels=labels)
+
+
+def brute_force(
+    queries: LabelledVectors, base: LabelledVectors
+) -> dict[int, tuple[list[int], list[int], NDArray[np.float32]]]:
+    """Per judged query: ranks of the relevant rows, the ranking as rows, its distances; by plain sorting."""
+    out = {}
+    for q, (name, label) in enumerate(zip(queries.ids, queries.labels, strict=True)):
+        d2 = ((queries.x_ND[q].astype(np.float64) - base.x_ND.astype(np.float64)) ** 2).sum(axis=1)
+        d2 = d2.astype(np.float32)
+        others = [i for i in range(len(base.ids)) if base.ids[i] != name]
+        order = sorted(others, key=lambda i: (d2[i], base.ids[i].encode()))
+        ranks = [r for r, i in enumerate(order, start=1) if label is not None and base.labels[i] == label]
+        if ranks:
+            out[q] = (ranks, order, d2[order])
+    return out
+
+
+def random_base(seed: int, n: int = 150, d: int = 6) -> LabelledVectors:
+    """Unit vectors with duplicates and near duplicates, labels with gaps and singletons, ids unsorted."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d)).astype(np.float32)
+    x[n // 2 : n // 2 + n // 4] = x[: n // 4]
+    x[-10:] = x[:10] + np.float32(1e-6)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    labels = [f"c{c}" if c < 12 else None for c in rng.integers(0, 14, size=n)]
+    labels[0] = "alone"
+    ids = [f"{'é' if i % 3 else 'z'}{i}" for i in rng.permutation(n)]
+    return LabelledVectors(x_ND=x, ids=ids, labels=labels)
+
+
+def check_against_brute_force(queries: LabelledVectors, base: LabelledVectors) -> None:
+    got = query_set_ranks(queries, base, depth=7)
+    expected = brute_force(queries, base)
+    assert got.query_rows_Q.tolist() == list(expected)
+    for i, (ranks, order, d2) in enumerate(expected.values()):
+        start, stop = got.found.offsets_Q1[i : i + 2]
+        assert got.found.ranks_H[start:stop].tolist() == ranks
+        assert got.neighbours_QK[i].tolist() == order[:7]
+        assert (got.distances_QK[i] == d2[:7]).all()
+
+
+def test_leave_one_out_on_a_line_gives_the_golden_means() -> None:
+    points = vectors([[0], [1], [2.1], [3.3], [10], [11.2], [20]], ["0", "1", "0", "0", "1", "1", "2"])
+    got = leave_one_out_ranks(points)
+    assert got.n_queries_without_relevants == 1
+    means = {
+        "P@1": metrics.precision_at(got.found, 1).mean(),
+        "Rprec": metrics.r_precision(got.found).mean(),
+        "MAP@R": metrics.map_at_r(got.found).mean(),
+        "MAP": metrics.average_precision(got.found).mean(),
+        "MRR": metrics.reciprocal_rank(got.found).mean(),
+    }
+    golden = {"P@1": 0.5, "Rprec": 0.416667, "MAP@R": 0.333333, "MAP": 0.629167, "MRR": 0.708333}
+    assert means == pytest.approx(golden, abs=5e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_leave_one_out_with_duplicates_equals_brute_force(seed: int) -> None:
+    base = random_base(seed)
+    check_against_brute_force(base, base)
+
+
+def test_query_set_sharing_some_ids_with_the_base_equals_brute_force() -> None:
+    base, other = random_base(1), random_base(2, n=40)
+    queries = LabelledVectors(
+        x_ND=np.concatenate([base.x_ND[:20], other.x_ND]),
+        ids=[*base.ids[:20], *(f"new{i}" for i in range(40))],
+        labels=[*base.labels[:20], *other.labels],
+    )
+    check_against_brute_force(queries, base)
+
+
+def test_small_blocks_give_the_same_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = random_base(4)
+    monkeypatch.setattr(ranking, "_DISTANCES_AT_ONCE", 1000)
+    monkeypatch.setattr(distances, "_BASE_AT_ONCE", 17)
+    monkeypatch.setattr(distances, "_PAIRS_AT_ONCE", 3)
+    check_against_brute_force(base, base)
+
+
+def test_permuting_the_base_changes_no_rank() -> None:
+    base = random_base(5)
+    order = np.random.default_rng(0).permutation(len(base.ids))
+    shuffled = LabelledVectors(
+        x_ND=base.x_ND[order], ids=[base.ids[i] for i in order], labels=[base.labels[i] for i in order]
+    )
+    ours, theirs = leave_one_out_ranks(base), leave_one_out_ranks(shuffled)
+    by_id = {shuffled.ids[row]: q for q, row in enumerate(theirs.query_rows_Q)}
+    for q, row in enumerate(ours.query_rows_Q):
+        other = by_id[base.ids[row]]
+        a, b = (
+            r.found.ranks_H[slice(*r.found.offsets_Q1[i : i + 2])] for r, i in ((ours, q), (theirs, other))
+        )
+        assert a.tolist() == b.tolist()
+
+
+def test_self_is_removed_by_id_although_a_duplicate_comes_first() -> None:
+    got = leave_one_out_ranks(vectors([[1, 0], [1, 0], [0, 1]], ["a", "b", "b"]), depth=5)
+    assert got.query_rows_Q.tolist() == [1, 2]
+    assert got.neighbours_QK.tolist() == [[0, 2, -1, -1, -1], [0, 1, -1, -1, -1]]
+    assert got.distances_QK[:, :2].tolist() == [[0, 2], [2, 2]]
+    assert np.isinf(got.distances_QK[:, 2:]).all()
+    assert got.found.ranks_H.tolist() == [2, 2]
+
+
+def test_negative_zero_does_not_break_a_tie() -> None:
+    got = leave_one_out_ranks(vectors([[0.0, 1], [-0.0, 1], [0.0, 1], [1, 0]], ["a", "b", "a", "b"]))
+    assert got.distances_QK[0, :2].tolist() == [0, 0]
+    assert got.found.ranks_H.tolist() == [2, 3, 1, 2]
+
+
+def test_rows_without_label_and_singletons_are_counted_and_still_stand_in_the_way() -> None:
+    got = leave_one_out_ranks(vectors([[0], [1], [2], [9]], ["a", None, "a", "b"]))
+    assert (got.n_queries_without_label, got.n_queries_without_relevants) == (1, 1)
+    assert got.found.ranks_H.tolist() == [2, 2]
+
+
+def test_nothing_to_judge_gives_an_empty_ranking() -> None:
+    got = leave_one_out_ranks(vectors([[0], [1]], ["a", "b"]))
+    assert got.found.n_queries == 0
+    assert got.neighbours_QK.shape == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("x", "ids", "labels", "message"),
+    [
+        ([[np.nan]], ["a"], ["x"], "finite"),
+        ([[1], [2]], ["a", "a"], ["x", "x"], "distinct"),
+        ([[1], [2]], ["a"], ["x", "x"], "equal lengths"),
+        ([1, 2], ["a", "b"], ["x", "x"], "shape"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused(
+    x: object, ids: list[str], labels: list[str | None], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        LabelledVectors(x_ND=np.asarray(x, dtype=np.float32), ids=ids, labels=labels)
+
+
+def test_queries_of_another_dimension_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 dimensions"):
+        query_set_ranks(vectors([[1.0]], ["a"]), vectors([[1.0, 0.0]], ["a"]))
