@@ -4,12 +4,13 @@ The question: standing at a query, how many base items are closer than each item
 Legend: N base rows, Q queries, B queries at once, D dimensions, K neighbours kept, H hits.
 
 1. Base rows are put into the order of their ids (UTF-8 byte order): a row's position now breaks ties.
-2. For a block of queries the exact distances to all rows are computed (``distances``). The row with the query's
-   own id is moved to infinity: removed by id, never by being the first hit, because duplicates exist.
+2. For a block of queries the exact distances to all rows are computed. The row with the query's own id is
+   moved to infinity: removed by id, never by being the first hit, because duplicates exist.
 3. The distances of each query are sorted, not the rows: a relevant item's rank is one more than the number of
    smaller distances, plus the number of equal ones at smaller positions.
 
-Memory is about 100 MiB plus the vectors and the ranks. Results do not depend on the order of the base.
+Memory is about 100 MiB plus the vectors and the ranks. Results do not depend on the order of the base
+or of the queries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ class Ranking:
 
     Attributes:
         found: Exact ranks of all relevant items of the Q judged queries.
-        query_rows_Q: Each judged query's row among the queries given, ascending.
+        query_rows_Q: Each judged query's row among the queries given, in the order of their ids.
         neighbours_QK: Rows of the base as given, best first; -1 where the base has fewer.
         distances_QK: Their squared L2 distances; infinity where there is none.
         n_queries_without_label: Queries given without a label, not judged.
@@ -153,7 +154,7 @@ def _plan(queries: LabelledVectors, base: LabelledVectors, order_N: Ints) -> _Pl
         if len(members.get(label, ())) > (row in own and base.labels[order_N[own[row]]] == label)
     ]
     return _Plan(
-        query_rows_Q=np.array(judged, dtype=np.int64),
+        query_rows_Q=np.array(sorted(judged, key=queries.ids.__getitem__), dtype=np.int64),
         own_position=own,
         groups=groups,
         labels=queries.labels,

@@ -18,7 +18,8 @@ def brute_force(
 ) -> dict[int, tuple[list[int], list[int], NDArray[np.float32]]]:
     """Per judged query: ranks of the relevant rows, the ranking as rows, its distances; by plain sorting."""
     out = {}
-    for q, (name, label) in enumerate(zip(queries.ids, queries.labels, strict=True)):
+    for q in sorted(range(len(queries.ids)), key=lambda q: queries.ids[q].encode()):
+        name, label = queries.ids[q], queries.labels[q]
         d2 = ((queries.x_ND[q].astype(np.float64) - base.x_ND.astype(np.float64)) ** 2).sum(axis=1)
         d2 = d2.astype(np.float32)
         others = [i for i in range(len(base.ids)) if base.ids[i] != name]

@@ -1,0 +1,139 @@
+"""What an evaluation found: a value whose JSON is the truth and whose HTML page is the view."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.errors import DataCorrupt
+from pipeline.evaluate.aggregate import MetricSummary
+
+_ANN_RECALL = "ann_recall@10"
+
+
+class Mode(StrEnum):
+    """Who asks whom."""
+
+    LEAVE_ONE_OUT = "leave_one_out"  # every labelled image against all the others
+    QUERY_SET = "query_set"  # a set of queries against a base
+
+
+class GalleryKind(StrEnum):
+    """Why a query is worth looking at."""
+
+    CONFUSED = "confused"  # the closest image has another label, at a small distance: perhaps a wrong label
+    WORST = "worst"  # lowest average precision
+    BEST = "best"  # highest average precision, most relevant images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A measured mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScore:
+    """Mean average precision of the queries with one label."""
+
+    label: str
+    n_queries: int
+    map: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """One image near a query; ``distance`` is squared L2, ``label`` None means unknown: not relevant."""
+
+    image_id: str
+    label: str | None
+    distance: float
+    relevant: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GalleryQuery:
+    """One query to look at, with its nearest images, best first.
+
+    ``first_relevant_rank`` counts from 1 over the whole base, also where it is below the neighbours shown.
+    """
+
+    kind: GalleryKind
+    image_id: str
+    label: str
+    n_relevant: int
+    average_precision: float
+    first_relevant_rank: int
+    neighbours: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """Retrieval quality of one set of vectors, by exact search.
+
+    Attributes:
+        n_queries: Queries judged.
+        metrics: By name: map, r_precision, map_at_r, mrr, success@1, success@5, success@10, recall@10,
+            precision@10, ndcg@10.
+        ann_recall_at_10: Quality of the index, measured elsewhere; None where there is no index.
+        mode: Who asked whom.
+        n_images: Images in the base.
+        n_without_label: Images that could have been queries but have no label.
+        n_queries_without_relevants: Labelled images whose label no other image carries.
+        n_classes: Labels among the queries judged.
+        label: Name of the label that says what is relevant.
+        snapshot: Sequence of the snapshot; None for vectors that are not from one.
+        digest: Digest of the snapshot, or empty.
+        model_id: The model the vectors come from.
+        seed: Of the bootstrap.
+        n_resamples: Of the bootstrap.
+        software: Versions by name.
+        worst_classes: Lowest mean average precision first.
+        best_classes: Highest first; no class is in both.
+        gallery: Queries to look at.
+    """
+
+    n_queries: int
+    metrics: Mapping[str, MetricSummary]
+    ann_recall_at_10: Estimate | None
+    mode: Mode
+    n_images: int
+    n_without_label: int
+    n_queries_without_relevants: int
+    n_classes: int
+    label: str
+    snapshot: int | None
+    digest: str
+    model_id: str
+    seed: int
+    n_resamples: int
+    software: Mapping[str, str]
+    worst_classes: tuple[ClassScore, ...]
+    best_classes: tuple[ClassScore, ...]
+    gallery: tuple[GalleryQuery, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON values; the field names are the keys, except ``ann_recall@10``."""
+        document: dict[str, object] = {}
+        for name, value in asdict(self).items():
+            document[_ANN_RECALL if name == "ann_recall_at_10" else name] = value
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, object]) -> "EvaluationReport":
+        """The report again from ``to_json``, also after a trip through a file.
+
+        Raises:
+            DataCorrupt: if it is not such a document.
+        """
+        fields = {
+            "ann_recall_at_10" if name == _ANN_RECALL else name: value for name, value in document.items()
+        }
+        try:
+            return TypeAdapter(cls).validate_python(fields)
+        except ValidationError as exc:
+            raise DataCorrupt(f"not an evaluation report: {exc}", "evaluate again") from exc
