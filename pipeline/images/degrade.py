@@ -75,7 +75,8 @@ def relight(
     _require(-1 <= warmth <= 1, f"warmth must be in -1..1, got {warmth}")
     if warmth:
         gains = (1 + 0.3 * warmth, 1.0, 1 - 0.3 * warmth)
-        image = image.point([min(255, round(level * gain)) for gain in gains for level in range(256)])
+        levels = np.minimum(np.rint(np.outer(gains, np.arange(256))), 255)
+        image = image.point(levels.astype(int).ravel().tolist())
     if brightness != 1.0:
         image = ImageEnhance.Brightness(image).enhance(brightness)
     return ImageEnhance.Contrast(image).enhance(contrast) if contrast != 1.0 else image
