@@ -1,0 +1,156 @@
+"""The encoder: recipes, exactness, and a file that plain numpy opens."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.errors import DataCorrupt, UsageError
+from pipeline.index.encoder import (
+    Encoder,
+    bit_balance,
+    count_ones,
+    default_bits,
+    effective_dimension,
+    fit_encoder,
+    random_rotation,
+)
+from tests.support.index_shards import unit_rows
+
+
+def _fitted(bits: int = 256, d: int = 48) -> Encoder:
+    return fit_encoder(unit_rows(300, d, seed=1), bits=bits, seed=5, fit_threshold="00ff00ff00ff00ff")
+
+
+@pytest.mark.parametrize(
+    ("d", "bits"), [(64, 512), (128, 512), (192, 512), (512, 512), (768, 768), (1000, 1024)]
+)
+def test_default_bits_are_512_or_one_per_dimension(d: int, bits: int) -> None:
+    assert bits == default_bits(d)
+
+
+@pytest.mark.parametrize(("bits", "d"), [(64, 64), (16, 64), (256, 48)])
+def test_rotation_has_unit_rows_orthogonal_within_each_block(bits: int, d: int) -> None:
+    rotation_BD = random_rotation(bits, d, seed=3).astype(np.float64)
+    assert rotation_BD.shape == (bits, d)
+    for start in range(0, bits, d):
+        block = rotation_BD[start : start + d]
+        np.testing.assert_allclose(block @ block.T, np.eye(len(block)), atol=1e-6)
+
+
+def test_rotation_of_fewer_bits_is_the_first_rows_of_more() -> None:
+    np.testing.assert_array_equal(random_rotation(16, 32, seed=2), random_rotation(96, 32, seed=2)[:16])
+
+
+def test_codes_are_the_same_row_by_row_in_any_memory_order_and_in_one_block() -> None:
+    encoder, x_ND = _fitted(), unit_rows(200, 48, seed=2)
+    codes_NW = encoder.encode(x_ND)
+    np.testing.assert_array_equal(codes_NW, np.concatenate([encoder.encode(x_D[None]) for x_D in x_ND]))
+    np.testing.assert_array_equal(codes_NW, encoder.encode(np.asfortranarray(x_ND)))
+    np.testing.assert_array_equal(codes_NW, encoder.encode(x_ND.astype(np.float64)))
+
+
+def test_values_before_the_threshold_are_exact_in_any_order_of_summation() -> None:
+    """The promise of the module: the matrix product of multiples of 2**-26 and 2**-24 has no rounding at all."""
+    encoder, x_ND = _fitted(), unit_rows(5, 48, seed=4)
+    assert encoder.rotation_BD is not None
+    centred = np.rint(x_ND.astype(np.float64) * 2**26) - encoder.mean_D * 2**26
+    rotation = np.rint(encoder.rotation_BD.astype(np.float64) * 2**24)
+    for value_B, y_D in zip(encoder._values(x_ND), centred, strict=True):
+        for value, r_D in zip(value_B, rotation, strict=True):
+            products = [
+                int(y) * int(r) for y, r in zip(y_D, r_D, strict=True)
+            ]  # Python integers: no rounding
+            assert sum(products) == value * 2**50
+
+
+def test_hamming_distance_of_rotated_bits_follows_the_angle() -> None:
+    encoder = fit_encoder(np.empty((0, 32), dtype=np.float32), bits=8192, seed=1)
+    x_ND = unit_rows(2, 32, seed=7)
+    hamming = int(np.bitwise_count(np.bitwise_xor(*encoder.encode(x_ND))).sum())
+    angle = float(np.arccos(x_ND[0] @ x_ND[1]))
+    assert hamming / 8192 == pytest.approx(angle / np.pi, abs=0.02)
+
+
+def test_bits_are_balanced_after_centring_where_signs_are_not() -> None:
+    x_ND = unit_rows(2000, 64, seed=3) + np.float32(0.4)
+    x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)
+    sign = fit_encoder(x_ND, recipe="sign")
+    rotated = fit_encoder(x_ND, bits=256)
+    assert bit_balance(count_ones(sign.encode(x_ND)), 2000) > 0.4
+    assert bit_balance(count_ones(rotated.encode(x_ND)), 2000) < 0.05
+
+
+def test_encoder_survives_its_file_byte_for_byte() -> None:
+    encoder = _fitted()
+    again = Encoder.from_bytes(encoder.to_bytes())
+    assert (again.digest, again.to_bytes()) == (encoder.digest, encoder.to_bytes())
+    assert again.fit_threshold == "00ff00ff00ff00ff"
+    np.testing.assert_array_equal(again.encode(unit_rows(9, 48, 1)), encoder.encode(unit_rows(9, 48, 1)))
+
+
+def test_sign_encoder_survives_its_file() -> None:
+    encoder = fit_encoder(unit_rows(9, 24, seed=0), recipe="sign")
+    assert Encoder.from_bytes(encoder.to_bytes()).digest == encoder.digest
+
+
+def test_encoder_file_opens_with_plain_numpy_without_pickle() -> None:
+    with np.load(io.BytesIO(_fitted().to_bytes()), allow_pickle=False) as archive:
+        assert archive["rotation_BD"].shape == (256, 48)
+        assert str(archive["recipe"]) == "centred-rotated"
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[:-40], lambda b: b"", lambda b: b"PK" + b[3:], lambda b: b[:500]]
+)
+def test_garbled_encoder_is_refused_as_corrupt(spoil: object) -> None:
+    with pytest.raises(DataCorrupt):
+        Encoder.from_bytes(spoil(_fitted().to_bytes()))  # type: ignore[operator]
+
+
+def test_encoder_with_swapped_contents_is_refused_as_corrupt() -> None:
+    with np.load(io.BytesIO(_fitted().to_bytes())) as archive:
+        arrays = dict(archive) | {"mean_D": np.zeros(48)}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with pytest.raises(DataCorrupt, match="digest"):
+        Encoder.from_bytes(buffer.getvalue())
+
+
+def test_every_field_is_part_of_the_digest() -> None:
+    encoder = _fitted()
+    assert replace(encoder, seed=6).digest != encoder.digest
+    assert replace(encoder, fit_threshold="").digest != encoder.digest
+    assert replace(encoder, thresholds_B=encoder.thresholds_B + 1e-9).digest != encoder.digest
+
+
+def test_vectors_of_another_dimension_are_refused_with_both_numbers() -> None:
+    with pytest.raises(UsageError, match=r"48 dimensions.*\(3, 50\)"):
+        _fitted().encode(unit_rows(3, 50, seed=0))
+
+
+@pytest.mark.parametrize(("bits", "recipe"), [(12, "centred-rotated"), (0, "centred-rotated"), (64, "sign")])
+def test_impossible_numbers_of_bits_are_refused(bits: int, recipe: str) -> None:
+    with pytest.raises(UsageError, match="bit"):
+        fit_encoder(unit_rows(3, 48, seed=0), bits=bits, recipe=recipe)  # type: ignore[arg-type]
+
+
+def test_identical_rows_all_get_the_code_zero() -> None:
+    x_ND = np.repeat(unit_rows(1, 16, seed=0), 50, axis=0)
+    encoder = fit_encoder(x_ND, bits=64)
+    codes_NW = encoder.encode(x_ND)
+    assert len(np.unique(codes_NW, axis=0)) == 1
+
+
+def test_no_rows_encode_to_no_codes() -> None:
+    assert _fitted().encode(np.empty((0, 48), dtype=np.float32)).shape == (0, 32)
+
+
+def test_effective_dimension_counts_the_dimensions_that_vary() -> None:
+    rng = np.random.default_rng(0)
+    x_ND = np.zeros((4000, 40))
+    x_ND[:, :7] = rng.standard_normal((4000, 7))
+    assert effective_dimension(x_ND) == pytest.approx(7, rel=0.02)
+    assert effective_dimension(np.ones((5, 3))) == 0.0
+    assert effective_dimension(np.empty((0, 3))) == 0.0
