@@ -1,7 +1,7 @@
 """Chooses which queries a person should look at: the confused, the worst and the best.
 
-A page of numbers tells how much is wrong; these pictures tell what. At most one query per class and kind (one
-per pair of labels among the confused), so that one hard class does not fill the page. Everything is ordered by
+A page of numbers tells how much is wrong; these pictures tell what. At most one query per class and kind
+(per pair of labels among the confused), so that one hard class does not fill the page. All is ordered by
 figures and then by id: the same vectors give the same gallery.
 """
 
