@@ -55,7 +55,10 @@ def read_model(data: bytes, where: str) -> Model:
     proto = parse(data, where)
     facts = describe(proto)
     if not facts.metadata.keys() & {PREPROCESS_KEY, MODEL_KEY}:
-        raise ModelError(f"the model {where} does not say how it wants its input", wrap_command(facts, where))
+        raise ModelError(
+            f"the model {where} does not say how it wants its input ({_signature(facts)})",
+            wrap_command(facts, where),
+        )
     card, preprocess = card_from_metadata(facts.metadata, where)
     return _checked(proto, facts, card, preprocess, where)
 
@@ -154,6 +157,13 @@ def show_shape(shape: Shape | None) -> str:
     if shape is None:
         return "no stated shape"
     return "[" + ", ".join("N" if side is None else str(side) for side in shape) + "]"
+
+
+def _signature(facts: GraphFacts) -> str:
+    def listed(tensors: tuple[TensorFacts, ...]) -> str:
+        return ", ".join(f"{tensor.name} {tensor.dtype} {show_shape(tensor.shape)}" for tensor in tensors)
+
+    return f"{listed(facts.inputs) or 'nothing'} -> {listed(facts.outputs)}"
 
 
 def _stated_size(facts: GraphFacts) -> str:

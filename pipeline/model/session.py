@@ -81,6 +81,10 @@ class EmbeddingSession:
             ValueError: if shape or dtype are not the card's.
             WorkerError: if the device fails.
         """
+        return _finish(self.run_raw(pixels_N), already_unit=self.model.card.normalised)
+
+    def run_raw(self, pixels_N: Pixels) -> NDArray[np.float32]:
+        """What the graph gives, [N, D], before any normalisation; arguments and errors as in ``embed``."""
         self._check_pixels(pixels_N)
         raw_ND = np.empty((len(pixels_N), self.model.card.dim), dtype=np.float32)
         spans = list(_spans(len(pixels_N), self._batches))
@@ -90,7 +94,7 @@ class EmbeddingSession:
         else:
             for done in [self._pool.submit(self._run_span, pixels_N, raw_ND, span) for span in spans]:
                 done.result()
-        return _finish(raw_ND, already_unit=self.model.card.normalised)
+        return raw_ND
 
     def close(self) -> None:
         """Ends the threads; the session cannot be used afterwards. May be called twice."""

@@ -1,0 +1,108 @@
+"""Tries a model on one image in a process of its own, before anything of value depends on it.
+
+A graph can ask for 256 GB in one operator or loop for ever, and no reading of it can tell. So the first run
+happens in a child with a limit on memory and time; what it says comes back as one JSON object. The picture is
+seeded noise, so that a dead or badly normalised model shows.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pipeline.errors import BitsieveError, ModelError
+from pipeline.model.session import EmbeddingSession
+
+_GIB = 2**30
+_NORM_TOLERANCE = 1e-3
+_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What one image gave; ``norm`` is the vector's length before the pipeline normalises."""
+
+    model_id: str
+    dim: int
+    norm: float
+    run_ms: float
+    notes: tuple[str, ...]
+
+
+def probe(model_bytes: bytes, where: str) -> ProbeResult:
+    """Loads the model in this process and runs one seeded picture on the CPU.
+
+    Raises:
+        ModelError: if it does not load or run, or gives no usable vector of the card's dim and length.
+    """
+    with EmbeddingSession(model_bytes, where=where) as session:
+        card, spec = session.model.card, session.model.preprocess
+        sides = (3, *spec.size) if spec.layout == "NCHW" else (*spec.size, 3)
+        pixels_N = np.random.default_rng(0).integers(0, 256, (1, *sides)).astype(spec.dtype)
+        if not spec.is_identity:
+            pixels_N = ((pixels_N * spec.scale - np.mean(spec.mean)) / np.mean(spec.std)).astype(spec.dtype)
+        started_s = time.perf_counter()
+        raw_ND = session.run_raw(pixels_N)
+        run_ms = (time.perf_counter() - started_s) * 1000
+        norm = float(np.linalg.norm(raw_ND[0].astype(np.float64)))
+        if not np.isfinite(norm) or norm == 0:
+            raise ModelError(f"{where} gives no usable vector for a picture of noise: its length is {norm}")
+        if card.normalised and abs(norm - 1) > _NORM_TOLERANCE:
+            raise ModelError(
+                f"{where}: the card says normalised, but a vector has length {norm:.4g}",
+                "wrap it without --normalised; the pipeline then normalises",
+            )
+        return ProbeResult(
+            model_id=session.model.model_id, dim=card.dim, norm=norm, run_ms=run_ms, notes=session.notes
+        )
+
+
+def probe_in_child(
+    model_bytes: bytes, where: str, *, memory_bytes: int | None = None, timeout_s: float = _TIMEOUT_S
+) -> ProbeResult:
+    """As ``probe``, in a child process that may use ``memory_bytes`` of address space and ``timeout_s``.
+
+    Without ``memory_bytes``: 8 GiB and eight times the file.
+
+    Raises:
+        ModelError: as ``probe``, and if the child needs more than its limits or dies.
+    """
+    limit_bytes = memory_bytes or 8 * _GIB + 8 * len(model_bytes)
+    command = [sys.executable, "-m", "pipeline.model.probe", where, str(limit_bytes)]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter, module and numbers
+            command, input=model_bytes, capture_output=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise ModelError(f"{where} did not finish one image within {timeout_s:g} s") from exc
+    try:
+        answer = json.loads(done.stdout.decode().rpartition("\n")[2])
+    except ValueError as exc:
+        raise ModelError(
+            f"{where} ended its trial process with code {done.returncode} "
+            f"(at most {limit_bytes / _GIB:.1f} GiB of memory): it cannot be used"
+        ) from exc
+    if "message" in answer:
+        raise ModelError(answer["message"], answer["fix"])
+    return ProbeResult(**(answer | {"notes": tuple(answer["notes"])}))
+
+
+def _child(where: str, limit_bytes: int) -> str:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        return json.dumps(asdict(probe(sys.stdin.buffer.read(), where)))
+    except BitsieveError as exc:
+        return json.dumps({"message": exc.message, "fix": exc.fix})
+    except MemoryError:
+        shown = f"{where} needs more than {limit_bytes / _GIB:.1f} GiB of memory for one image"
+        return json.dumps({"message": shown, "fix": ""})
+
+
+if __name__ == "__main__":
+    sys.stdout.write(_child(sys.argv[1], int(sys.argv[2])))
