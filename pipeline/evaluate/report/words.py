@@ -47,11 +47,11 @@ MEASURES: Final[Mapping[str, tuple[str, str]]] = {
 GALLERY: Final[Mapping[GalleryKind, tuple[str, str]]] = {
     GalleryKind.CONFUSED: (
         "Most confused",
-        "The closest picture carries another label, and it is very close. Look here first for wrong labels "
+        "The closest picture carries another label; the smallest distances first. Look here for wrong labels "
         "and for one thing under two names.",
     ),
-    GalleryKind.WORST: ("Worst", "The right pictures come last. What do these have in common?"),
-    GalleryKind.BEST: ("Best", "All right pictures come first, and there are many of them."),
+    GalleryKind.WORST: ("Worst", "The right pictures come late. What do these have in common?"),
+    GalleryKind.BEST: ("Best", "The right pictures come first; the largest groups first."),
 }
 
 REASONS: Final[Mapping[str, str]] = {
