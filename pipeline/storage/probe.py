@@ -136,9 +136,7 @@ def probe_store(store: ObjectStore, *, clock: Callable[[], float] = time.time) -
 
 
 def _race(store: ObjectStore, key: str) -> bytes | None:
-    """Creates one key from many threads at once; the winner's bytes, None unless there is exactly one
-    winner.
-    """
+    """Creates one key from many threads at once; the winner's bytes, None unless exactly one wins."""
     barrier = Barrier(_WRITERS)
 
     def enter(body: bytes) -> bool:

@@ -158,12 +158,12 @@ class S3Store:
         """All objects, a page per request, each page asked for by the last key of the one before."""
         after = self._prefix + start_after if start_after else ""
         while True:
-            page = self._page(prefix, after)
+            page, is_last = self._page(prefix, after)
             for full, stat in page:
                 if stat.key:  # an object named like the prefix itself is its "folder" marker
                     yield stat
                 after = full
-            if not page:
+            if is_last:
                 return
 
     def delete(self, key: str) -> None:
@@ -195,8 +195,8 @@ class S3Store:
         del key
         return None
 
-    def _page(self, prefix: str, after: str) -> list[tuple[str, ObjectStat]]:
-        """Up to 1000 objects after the full key ``after``, each with its full key."""
+    def _page(self, prefix: str, after: str) -> tuple[list[tuple[str, ObjectStat]], bool]:
+        """Up to 1000 objects after the full key ``after`` by full key; whether they are the last."""
         request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         if after:
             request["StartAfter"] = after
@@ -204,7 +204,7 @@ class S3Store:
             lambda client: client.list_objects_v2(**request),
             f"listing {self._uri}",
         )
-        return [
+        objects = [
             (
                 item["Key"],
                 ObjectStat(
@@ -216,6 +216,7 @@ class S3Store:
             )
             for item in reply.get("Contents", [])
         ]
+        return objects, not (objects and reply["IsTruncated"])
 
     def _empty_range(self, key: str, start: int) -> bytes:
         stat = self.stat(key)

@@ -19,7 +19,8 @@ def unit_rows(n: int, d: int, seed: int, *, n_clusters: int | None = None) -> Fl
     x_ND = rng.standard_normal((n, d))
     if n_clusters:
         x_ND = 0.6 * x_ND + rng.standard_normal((n_clusters, d))[rng.integers(0, n_clusters, n)]
-    return (x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)).astype(np.float32)
+    unit_ND: Float32Array = (x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)).astype(np.float32)
+    return unit_ND
 
 
 def write_part(
@@ -64,7 +65,7 @@ def spread(
     return [
         open_shard(
             folder / f"shard-{number}",
-            [ids[row] for row in np.flatnonzero(numbers == number)],
+            [ids[row] for row in np.flatnonzero(numbers == number).tolist()],
             x_ND[numbers == number],
             encoder,
             dead=dead,
@@ -75,7 +76,8 @@ def spread(
 
 def hamming_oracle(codes_NW: ByteArray, codes_QW: ByteArray) -> Int32Array:
     """All Hamming distances, int32 [Q, N], by popcount over everything."""
-    return np.bitwise_count(codes_QW[:, None] ^ codes_NW[None]).sum(axis=2, dtype=np.int32)
+    differing: Int32Array = np.bitwise_count(codes_QW[:, None] ^ codes_NW[None]).sum(axis=2, dtype=np.int32)
+    return differing
 
 
 def nearest_oracle(
