@@ -1,7 +1,8 @@
 """Events and progress of a run: what happened, as JSON lines in the store; how far it is, for whoever looks.
 
-Events are facts, not prose. They are kept in memory and written in numbered batches under ``runs/<run>/events/``: a batch is
-an object of its own, so that nothing is rewritten and a killed run leaves all but its last seconds.
+Events are facts, not prose. They are kept in memory and written in numbered batches under
+``runs/<run>/events/``: a batch is an object of its own, so that nothing is rewritten and a killed run leaves
+all but its last seconds.
 """
 
 import json
@@ -17,7 +18,7 @@ _FLUSH_S = 10.0
 
 
 class Progress(Protocol):
-    """Shows a person how far long work is; the terminal's and the quiet one are in ``jobs.progress``."""
+    """Shows a person how far long work is; the terminal's is in ``jobs.progress``."""
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Begins a stage of ``total`` units."""
@@ -29,7 +30,7 @@ class Progress(Protocol):
 
 
 class EventLog:
-    """Collects a run's events and writes them to the store now and then; a context manager flushes at the end."""
+    """Collects a run's events and writes them to the store every ten seconds and when asked to."""
 
     def __init__(self, store: ObjectStore, run_id: str, clock: Callable[[], float] = time.time) -> None:
         self._store = store

@@ -42,10 +42,10 @@ def diff(catalog: Catalog, live: pa.Table, refused: pa.Table) -> Change:
     listed = catalog.images()
     listed_keys = _keys(listed)
     live_keys = _keys(live)
-    kept = _contains(live_keys, listed_keys)
-    is_kept_row = _contains(listed_keys, live_keys)
-    is_refused_row = _contains(listed_keys, _keys(refused)) & ~is_kept_row
-    still_listed = _contains(live["image_id"], listed["image_id"])
+    kept = contains(live_keys, listed_keys)
+    is_kept_row = contains(listed_keys, live_keys)
+    is_refused_row = contains(listed_keys, _keys(refused)) & ~is_kept_row
+    still_listed = contains(live["image_id"], listed["image_id"])
     return Change(
         fresh=listed.filter(pa.array(~is_kept_row & ~is_refused_row)),
         refused_again=listed.filter(pa.array(is_refused_row)),
@@ -55,15 +55,16 @@ def diff(catalog: Catalog, live: pa.Table, refused: pa.Table) -> Change:
     )
 
 
-def _keys(table: pa.Table) -> pa.ChunkedArray:
-    """Id and version as one string; NUL cannot occur in either."""
-    return pc.binary_join_element_wise(table["image_id"], table["version"], "\0")
-
-
-def _contains(values: pa.ChunkedArray, value_set: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+def contains(values: pa.ChunkedArray, value_set: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which of ``values`` occur in ``value_set``; bool [len(values)]."""
     if len(values) == 0 or len(value_set) == 0:
         return np.zeros(len(values), dtype=bool)
     found = pc.is_in(values, value_set=value_set.combine_chunks())
     return np.asarray(
-        found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy(), dtype=bool
+        found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
     )
+
+
+def _keys(table: pa.Table) -> pa.ChunkedArray:
+    """Id and version as one string; NUL cannot occur in either."""
+    return pc.binary_join_element_wise(table["image_id"], table["version"], "\0")

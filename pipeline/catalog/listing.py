@@ -10,15 +10,16 @@
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.catalog.ids import printable
+from pipeline.catalog.ids import CONTAINER_SEPARATOR, original, printable
 from pipeline.catalog.parquet import list_parquet
 from pipeline.catalog.source import SourceFormat, SourceListing, SourceSpec, list_source
 from pipeline.catalog.table import LISTING_SCHEMA, Catalog, ListedImage, ListingBuilder, refuse_duplicates
@@ -53,21 +54,52 @@ def list_catalog(
     listing = list_source(source, spec)
     if listing.format is SourceFormat.PREFIX:
         advance(1, 1)
-        return Catalog(table=_prefix_table(listing), skipped=listing.skipped)
+        return Catalog(table=_prefix_table(listing), format=listing.format.value, skipped=listing.skipped)
     tables: list[pa.Table] = []
     skipped = dict(listing.skipped)
+    bytes_read = 0
 
-    def one(stat: ObjectStat) -> tuple[pa.Table, Receipt]:
+    def one(stat: ObjectStat) -> tuple[pa.Table, Receipt, int]:
         return _container(source, spec, listing.format, stat, store, cache)
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        for done, (table, receipt) in enumerate(threads.map(one, listing.objects), start=1):
+        for done, (table, receipt, n_bytes) in enumerate(threads.map(one, listing.objects), start=1):
             tables.append(table)
+            bytes_read += n_bytes
             for name, count in receipt.counts.items():
                 if name != "rows":
                     skipped[name] = skipped.get(name, 0) + count
             advance(done, len(listing.objects))
-    return Catalog(table=refuse_duplicates(pa.concat_tables(tables)), skipped=skipped)
+    return Catalog(
+        table=refuse_duplicates(pa.concat_tables(tables)),
+        format=listing.format.value,
+        skipped=skipped,
+        bytes_read=bytes_read,
+    )
+
+
+def rows_at(
+    source: ObjectStore, spec: SourceSpec, store: ObjectStore, locators: Sequence[str], cache: Path
+) -> pa.Table:
+    """Listing rows for ``locators`` as the source is now, in their order; what is gone is left out.
+
+    Tars and Parquet files are looked up in their stored listings; one that has changed since is walked again.
+    ``spec.format`` must be settled.
+    """
+    if spec.format is SourceFormat.PREFIX:
+        stats = [stat for locator in locators if (stat := source.stat(original(locator))) is not None]
+        return _prefix_table(SourceListing(format=spec.format, objects=stats, skipped={}))
+    tables = [LISTING_SCHEMA.empty_table()]
+    for container in sorted({locator.partition(CONTAINER_SEPARATOR)[0] for locator in locators}):
+        stat = source.stat(original(container))
+        if stat is not None and spec.format is not None:
+            tables.append(_container(source, spec, spec.format, stat, store, cache)[0])
+    table = pa.concat_tables(tables)
+    table = table.filter(pc.is_null(table["reject"]))
+    where = pc.drop_null(
+        pc.index_in(pa.array(locators, type=pa.string()), value_set=table["locator"].combine_chunks())
+    )
+    return table.take(where)
 
 
 def container_key(spec: SourceSpec, stat: ObjectStat) -> str:
@@ -102,11 +134,11 @@ def _container(
     stat: ObjectStat,
     store: ObjectStore,
     cache: Path,
-) -> tuple[pa.Table, Receipt]:
+) -> tuple[pa.Table, Receipt, int]:
     key = container_key(spec, stat)
     receipt = read_receipt(store, STAGE, key)
     if receipt is not None:
-        return pq.read_table(fetch(store, receipt.files[FILE], cache), schema=LISTING_SCHEMA), receipt
+        return pq.read_table(fetch(store, receipt.files[FILE], cache), schema=LISTING_SCHEMA), receipt, 0
     with container_file(source, stat.key, cache) as path:
         if kind is SourceFormat.WEBDATASET:
             table, skipped = list_tar(path, stat.key, spec.id_template)
@@ -116,7 +148,7 @@ def _container(
     receipt = Receipt(
         stage=STAGE, key=key, files={FILE: file}, counts={"rows": table.num_rows, **skipped}, facts={}
     )
-    return table, write_receipt(store, receipt)
+    return table, write_receipt(store, receipt), stat.size_bytes
 
 
 def _parquet_bytes(table: pa.Table) -> bytes:

@@ -90,7 +90,10 @@ class Catalog:
     """
 
     table: pa.Table
+    format: str
     skipped: Mapping[str, int]
+    bytes_read: int = 0
+    """The size of the tars and Parquet files that had to be walked."""
 
     @property
     def n_listed(self) -> int:

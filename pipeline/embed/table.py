@@ -109,6 +109,12 @@ def read_vectors(path: Path) -> npt.NDArray[np.float32]:
     return np.asarray(column.flatten().to_numpy(), dtype=np.float32).reshape(-1, dim)
 
 
+def read_model_id(path: Path) -> str:
+    """The id of the model that a part's file metadata names."""
+    metadata = pq.read_schema(path).metadata or {}
+    return str(metadata.get(b"bitsieve.model_id", b"").decode())
+
+
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", use_dictionary=False, row_group_size=10_000)

@@ -6,7 +6,7 @@ shard, the model and the decode limits, never on batch size, threads or who runs
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from pipeline.errors import WorkerError
 from pipeline.fingerprint import task_key
 from pipeline.images.decode import DecodeLimits, ImageRejected
 from pipeline.images.preprocess import load_pixels
-from pipeline.model.file import read_model
-from pipeline.model.session import EmbeddingSession
+from pipeline.model.session import EmbeddingSession, Provider
 from pipeline.storage import layout
 from pipeline.storage.open import open_store
 from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, write_receipt
@@ -49,14 +48,14 @@ class EmbedSettings:
     model_id: str
     cache: Path
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    provider: str = "cpu"
+    provider: Provider = "cpu"
     threads: int = 1
     batch_size: int = 8
 
 
-def embed_key(shard: ImageShard, model_id: str, limits: DecodeLimits, provider: str) -> str:
+def embed_key(shard: ImageShard, model_id: str, limits: DecodeLimits, provider: Provider) -> str:
     """The key of a shard's part: model, precision, provider family, decode limits, images and versions."""
-    config = {"model_id": model_id, "provider": provider, "dtype": "float32", "limits": limits.fingerprint()}
+    config = {"model_id": model_id, "provider": provider, "dtype": "float32", "limits": asdict(limits)}
     return task_key(STAGE, STAGE_VERSION, config, [shard.digest])
 
 
@@ -67,9 +66,11 @@ class EmbedWorker:
         self._settings = settings
         self._store = open_store(settings.store_uri)
         self._source = open_store(settings.source.uri)
-        model_bytes = self._store.get(layout.model(settings.model_id))
-        self._model = read_model(model_bytes, layout.model(settings.model_id))
-        self._session = EmbeddingSession(model_bytes, provider=settings.provider, threads=settings.threads)
+        where = layout.model(settings.model_id)
+        self._session = EmbeddingSession(
+            self._store.get(where), provider=settings.provider, threads=settings.threads, where=where
+        )
+        self._model = self._session.model
 
     def run(self, shard: ImageShard) -> Receipt:
         """Embeds the shard unless it has a receipt, and returns the receipt.
@@ -92,7 +93,7 @@ class EmbedWorker:
                 f"{shard.n_images} images went in, {len(rows)} rows and {len(rejects)} rejects came out",
                 fix="report this as a bug of bitsieve; nothing was written",
             )
-        vectors_ND = np.array(vectors, dtype=np.float32).reshape(len(rows), self._session.dim)
+        vectors_ND = np.array(vectors, dtype=np.float32).reshape(len(rows), self._model.card.dim)
         return self._write(key, rows, vectors_ND, rejects)
 
     def _batches(self, shard: ImageShard, outcomes: ShardOutcomes) -> Iterator[list[tuple[Outcome, _Pixels]]]:
@@ -113,7 +114,7 @@ class EmbedWorker:
         if outcome.reject is not None or outcome.same_as is not None:
             return None
         try:
-            loaded = load_pixels(image.data, self._model.card.preprocess, self._settings.limits)
+            loaded = load_pixels(image.data, self._model.preprocess, self._settings.limits)
         except ImageRejected as exc:
             outcome.reject, outcome.detail = exc.reason, exc.detail
             return None

@@ -1,0 +1,75 @@
+"""The command ``bitsieve``: flat verbs with examples, ``--json``, and exit codes to rely on.
+
+0 done, 1 failed, 2 bad usage or configuration, 3 a gate refused, 75 outcome unknown (look, then run again).
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import typer
+
+from jobs import evaluate, model, reindex_command, search, snapshots
+from jobs.output import print_error, say
+from pipeline.errors import BitsieveError, UsageError
+
+app = typer.Typer(
+    name="bitsieve",
+    help="Turns a catalog of images into a searchable, verified index, and keeps it true every night.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("reindex")(reindex_command.command)
+app.command("search")(search.command)
+app.add_typer(snapshots.app, name="snapshots")
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(model.app, name="model")
+
+
+class _InternalError(BitsieveError):
+    """Something that bitsieve did not expect: a bug."""
+
+    kind = "internal"
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carries out one command line; its exit code. Never raises, shows a traceback only if asked."""
+    logging.basicConfig(
+        level=logging.WARNING, format="bitsieve: %(levelname)s: %(message)s", stream=sys.stderr
+    )
+    as_json = "--json" in arguments
+    try:
+        code = app(list(arguments), standalone_mode=False)
+    except BitsieveError as exc:
+        print_error(exc, as_json=as_json)
+        return exc.exit_code
+    except click.ClickException as exc:
+        print_error(
+            UsageError(exc.format_message(), fix=f"see `{_command_path(exc)} --help`"), as_json=as_json
+        )
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        say("bitsieve: stopped; what is done is kept, run the same command to go on")
+        return 1
+    except Exception as exc:  # the outermost line: a bug becomes one line, its traceback is shown on demand
+        if "BITSIEVE_DEBUG" in os.environ:
+            traceback.print_exc()
+        fix = "report this as a bug of bitsieve; BITSIEVE_DEBUG=1 shows where it happened"
+        print_error(_InternalError(f"{type(exc).__name__}: {exc}", fix=fix), as_json=as_json)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _command_path(exc: click.ClickException) -> str:
+    context = getattr(exc, "ctx", None)
+    return context.command_path if context is not None else "bitsieve"

@@ -1,0 +1,175 @@
+"""``bitsieve evaluate``: offline reports about a published snapshot."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.output import print_result
+from jobs.run import software_versions
+from jobs.search import labels_of
+from jobs.session import open_snapshot
+from pipeline.catalog.listing import rows_at
+from pipeline.catalog.read import read_images
+from pipeline.catalog.source import SourceFormat, SourceSpec
+from pipeline.errors import StorageError, UsageError
+from pipeline.evaluate.evaluation import Estimate, EvaluationReport
+from pipeline.evaluate.ranking import LabelledVectors
+from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
+from pipeline.evaluate.report.page import render_html
+from pipeline.evaluate.retrieval import Subject, evaluate_retrieval
+from pipeline.images.decode import ImageRejected
+from pipeline.images.thumbnail import thumbnail_data_uri
+from pipeline.snapshot.manifest import SourceRef
+from pipeline.snapshot.open import OpenSnapshot
+from pipeline.storage.open import open_store
+
+app = typer.Typer(help="Offline evaluation reports.", no_args_is_help=True)
+
+_THUMBNAIL_PX = 112
+_SHOWN = ("success@1", "success@10", "map", "r_precision", "precision@10", "recall@10", "ndcg@10")
+
+
+@app.callback()
+def _evaluate() -> None:
+    """Keeps `retrieval` a verb of its own."""
+
+
+@app.command("retrieval")
+def retrieval_command(
+    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    label: Annotated[str | None, typer.Option(help="Attribute that makes two images relevant.")] = None,
+    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Retrieval metrics, leave-one-out over the whole snapshot with exact search, and a page with pictures.
+
+    Example: bitsieve evaluate retrieval --store index/ --label identity -o report.html
+    """
+    snapshot = open_snapshot(store, collection, sequence)
+    report = retrieval_report(snapshot, label)
+    if output is not None:
+        write_report(snapshot, report, output)
+    shown = [_line(name, report) for name in _SHOWN]
+    where = [f"report: {output}"] if output is not None else []
+    head = f"{report.n_queries} queries over {report.n_images} images, label {report.label}"
+    print_result(report.to_json(), "\n".join([head, *shown, *where]), as_json=as_json)
+
+
+def retrieval_report(snapshot: OpenSnapshot, label: str | None) -> EvaluationReport:
+    """Evaluates the snapshot by ``label``, or by the label it was indexed with.
+
+    Raises:
+        UsageError: no label, or nothing that could be found.
+    """
+    column = label.removeprefix("@") if label else snapshot.manifest.source.label
+    if column is None:
+        raise UsageError("which attribute makes two images relevant?", fix="pass --label NAME")
+    live, content = snapshot.live, snapshot.content
+    ids = live["image_id"].to_pylist()
+    labels = labels_of(snapshot, ids, column)
+    base = LabelledVectors(x_ND=snapshot.vectors, ids=ids, labels=[labels.get(image_id) for image_id in ids])
+    point = content.operating_point()
+    found = point.ann_recall.get(10)
+    return evaluate_retrieval(
+        base,
+        Subject(
+            label=column,
+            model_id=content.model.id,
+            snapshot=snapshot.manifest.sequence,
+            digest=snapshot.manifest.digest,
+            software=software_versions(),
+        ),
+        ann_recall=None if found is None else Estimate(mean=found.mean, low=found.low, high=found.high),
+    )
+
+
+def write_report(snapshot: OpenSnapshot, report: EvaluationReport, output: Path) -> None:
+    """Writes the page to ``output`` and the JSON beside it."""
+    ids = {query.image_id for query in report.gallery}
+    ids |= {neighbour.image_id for query in report.gallery for neighbour in query.neighbours}
+    page = render_html(
+        report, thumbnails(snapshot, sorted(ids)), index=_index_facts(snapshot), run=_run_facts(snapshot)
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page, encoding="utf-8")
+    document = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
+    output.with_suffix(".json").write_text(document, encoding="utf-8")
+
+
+def thumbnails(snapshot: OpenSnapshot, ids: Iterable[str]) -> dict[str, str]:
+    """Small pictures of images as data URIs; what is gone from the source or unreadable is left out."""
+    wanted = set(ids)
+    table = snapshot.attributes.select(["image_id", "locator"])
+    locators = [
+        locator
+        for image_id, locator in zip(*(table[name].to_pylist() for name in table.schema.names), strict=True)
+        if image_id in wanted
+    ]
+    spec = source_spec(snapshot.manifest.source)
+    source = open_store(spec.uri)
+    pictures: dict[str, str] = {}
+    try:
+        rows = rows_at(source, spec, snapshot.store, locators, snapshot.cache)
+        for image in read_images(source, spec, rows, snapshot.cache):
+            if image.reject is None:
+                pictures |= _thumbnail(image.image_id, image.data)
+    except StorageError:
+        return pictures  # the page shows counted placeholders
+    return pictures
+
+
+def source_spec(source: SourceRef) -> SourceSpec:
+    """How to read the source that a snapshot was made from."""
+    return SourceSpec(
+        uri=source.uri,
+        format=SourceFormat(source.format),
+        include=source.include,
+        exclude=source.exclude,
+        id_template=source.id_template,
+        id_column=source.id_column,
+        image_column=source.image_column,
+    )
+
+
+def _thumbnail(image_id: str, data: bytes) -> dict[str, str]:
+    try:
+        return {image_id: thumbnail_data_uri(data, _THUMBNAIL_PX)}
+    except ImageRejected:
+        return {}
+
+
+def _line(name: str, report: EvaluationReport) -> str:
+    metric = report.metrics[name]
+    return f"  {name:<13} {metric.macro:.4f}  (95 % interval {metric.low:.4f} to {metric.high:.4f})"
+
+
+def _index_facts(snapshot: OpenSnapshot) -> IndexFacts:
+    point = snapshot.content.operating_point()
+    found = point.ann_recall[point.k]
+    return IndexFacts(
+        method=point.method,
+        n_vectors=snapshot.content.live_rows,
+        bits=point.bits or 0,
+        candidates=point.candidates.get(point.k, 0),
+        recall_asked=point.target,
+        recall=Estimate(mean=found.mean, low=found.low, high=found.high),
+        n_calibration_queries=point.n_calibration,
+        k=point.k,
+        curve=tuple(CurvePoint(candidates=p.candidates, recall=p.recall[point.k]) for p in point.curve),
+    )
+
+
+def _run_facts(snapshot: OpenSnapshot) -> RunFacts:
+    manifest = snapshot.manifest
+    return RunFacts(
+        collection=manifest.collection,
+        source=manifest.source.uri,
+        finished_at=manifest.created,
+        rejects=manifest.content.rejected,
+        **manifest.coverage.model_dump(),
+    )

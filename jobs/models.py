@@ -1,0 +1,83 @@
+"""Which model a job uses: the one it is given, else the one its collection was made with.
+
+A model that is given is put into the store under its id, so that search, evaluation and every later night
+find the very same file.
+"""
+
+import logging
+from pathlib import Path
+
+from jobs.run import Run
+from pipeline.errors import ModelError, ObjectMissing, StorageError, UsageError
+from pipeline.model.builtin import build_builtin_model
+from pipeline.model.file import Model, read_model
+from pipeline.snapshot.publish import newest
+from pipeline.storage import layout
+from pipeline.storage.commit import commit
+from pipeline.storage.open import open_store
+from pipeline.storage.store import ObjectStore
+
+BUILTIN = "builtin"
+_LOG = logging.getLogger(__name__)
+
+
+def collection_model(run: Run) -> Model:
+    """The model of this run, present in the store.
+
+    Raises:
+        ModelError: the file cannot be read, or does not say how it wants its input.
+        UsageError: no model is given and the collection does not exist yet.
+    """
+    if run.config.model is not None:
+        data = model_bytes(run.config.model)
+        model = read_model(data, run.config.model)
+        commit(run.store, layout.model(model.model_id), data)
+    else:
+        manifest = newest(run.store, run.config.collection)
+        if manifest is None:
+            raise UsageError(
+                f"collection {run.config.collection!r} has no model yet",
+                fix="pass --model FILE.onnx (or `builtin`)",
+            )
+        model = stored_model(run.store, manifest.content.model.id)[0]
+    if model.static_batch == 1:
+        _LOG.warning(
+            "the batch axis of %s is fixed at 1: images go through one by one, which is slow; "
+            "export it with a dynamic batch axis",
+            model.card.name,
+        )
+    return model
+
+
+def model_bytes(where: str) -> bytes:
+    """An ONNX file, local or on S3, or the built-in model by the name ``builtin``."""
+    if where == BUILTIN:
+        return build_builtin_model()
+    folder, _, name = where.rpartition("/")
+    try:
+        if where.startswith("s3://"):
+            return open_store(folder).get(name)
+        return Path(where).read_bytes()
+    except (ObjectMissing, FileNotFoundError, IsADirectoryError) as exc:
+        raise ModelError(f"there is no model file {where}", fix="check --model") from exc
+    except OSError as exc:
+        raise ModelError(
+            f"the model file {where} cannot be read: {exc.strerror}", fix="check --model"
+        ) from exc
+
+
+def stored_model(store: ObjectStore, model_id: str) -> tuple[Model, bytes]:
+    """The model of a snapshot and its file.
+
+    Raises:
+        StorageError: the store does not have it any more.
+    """
+    key = layout.model(model_id)
+    try:
+        data = store.get(key)
+    except ObjectMissing as exc:
+        raise StorageError(
+            f"{store.uri} has lost the model {key} that its snapshot was made with",
+            fix="run `bitsieve reindex --model FILE` with the same model once more",
+        ) from exc
+    return read_model(data, key), data

@@ -1,0 +1,41 @@
+"""What a command says, and where: its result on standard output, everything else on standard error.
+
+With ``--json`` a command prints one JSON object, also when it fails. Exit codes: 0 done, 1 failed, 2 bad
+usage or configuration, 3 a gate refused, 75 outcome unknown (look, then run again).
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import BitsieveError
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """Prints the result of a command: the JSON object, or the text for people."""
+    sys.stdout.write((json.dumps(result, ensure_ascii=False) if as_json else plain(text)) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: BitsieveError, *, as_json: bool) -> None:
+    """Says what went wrong and what to do: in words on standard error, as JSON on standard output too."""
+    if as_json:
+        payload = {"kind": error.kind, "message": error.message, "fix": error.fix}
+        sys.stdout.write(json.dumps({"error": payload}, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    say(f"bitsieve: {error.kind}: {error}")
+
+
+def say(text: str) -> None:
+    """A line for people on standard error."""
+    sys.stderr.write(plain(text) + "\n")
+    sys.stderr.flush()
+
+
+def plain(text: str) -> str:
+    """``text`` without control characters, so that an id cannot repaint somebody's terminal."""
+    return _CONTROL.sub("\ufffd", text)

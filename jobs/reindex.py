@@ -1,0 +1,310 @@
+"""One night: list, diff, embed what changed, reduce, calibrate, gate, publish.
+
+1. List the source (unchanged tars are not read) and compare with the newest snapshot.
+2. Embed what is new, mark as dead what is gone or replaced, index the new parts, calibrate.
+3. Judge the candidate by the gates. All pass: create the next snapshot. Any fails: keep the candidate.
+
+Every stage leaves receipts, so a run that was killed is simply started again and does what is left. A night
+on which nothing changed comes to the snapshot that is there: no worker is needed, Ray is not started, nothing
+is published.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from jobs.models import collection_model
+from jobs.run import Run, software_versions, utc_now
+from jobs.stages import Embedded, embed_stage, index_stage, models_in
+from pipeline.catalog.change import Change, diff
+from pipeline.catalog.listing import list_catalog
+from pipeline.catalog.plan import plan_shards
+from pipeline.catalog.table import Catalog
+from pipeline.errors import CommitConflict, StoreMismatch, UsageError
+from pipeline.fingerprint import canonical_json
+from pipeline.model.file import Model
+from pipeline.snapshot.attributes import add_layer, attributes_table
+from pipeline.snapshot.evolve import Parent, Rows, evolve, load_parent, reasons
+from pipeline.snapshot.gates import Evidence, Thresholds, judge, refusing
+from pipeline.snapshot.manifest import AttributesRef, Content, Coverage, Manifest, ModelRef, SourceRef
+from pipeline.snapshot.publish import keep_candidate, newest, publish
+from pipeline.snapshot.rows import write_dead_rows, write_listing_rejects
+from pipeline.storage import layout
+from pipeline.storage.probe import prepare_store
+
+_ATTEMPTS = 3
+_ENCODER_SETTINGS = ("bits", "recipe", "seed", "vector_dtype")
+_LABEL_ALIASES = {"@folder": "folder", "@cls": "cls"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Night:
+    """How a run ended: the snapshot that stands now, or the candidate that a gate refused."""
+
+    manifest: Manifest
+    published: bool
+    candidate_key: str | None
+
+    @property
+    def refused(self) -> bool:
+        """Whether a gate refused the candidate."""
+        return self.candidate_key is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Findings:
+    """What a night found out before it touches the index."""
+
+    parent: Parent
+    catalog: Catalog
+    change: Change
+    embedded: Embedded
+    rows: Rows
+
+    def coverage(self) -> Coverage:
+        """The coverage identity, every number from where it was counted."""
+        parts, n_stale = self.embedded.parts, int(self.rows.stale.sum())
+        refused_before = self.catalog.refused().num_rows + self.change.refused_again.num_rows
+        return Coverage(
+            listed=self.catalog.n_listed,
+            embedded=sum(part.rows for part in parts),
+            reused=int(self.change.kept.sum()),
+            stale=n_stale,
+            rejected=refused_before + sum(sum(part.rejected.values()) for part in parts) - n_stale,
+            set_aside=self.embedded.set_aside,
+            deleted=int(self.change.gone.sum()),
+        )
+
+
+def reindex(run: Run) -> Night:
+    """Brings the collection up to date with its source.
+
+    Raises:
+        UsageError: source, store, model and collection do not fit together.
+        CommitConflict: three times somebody else published first.
+        OutcomeUnknown: the commit may or may not have taken effect.
+    """
+    prepare_store(run.store, single_writer=run.config.single_writer)
+    model = collection_model(run)
+    plan = {"run": run.run_id, "model": model.model_id, "config": run.config.model_dump(mode="json")}
+    run.store.put(layout.run_plan(run.run_id), canonical_json(plan))
+    run.events.record("run_started", model=model.model_id, source=run.config.source)
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return _night(run, model)
+        except CommitConflict as exc:
+            run.events.record("commit_conflict", attempt=attempt, message=exc.message)
+    return _night(run, model)
+
+
+def _night(run: Run, model: Model) -> Night:
+    manifest = newest(run.store, run.config.collection)
+    _check_source(run, manifest)
+    with run.stage("list"):
+        catalog = _list(run)
+    with run.stage("diff"):
+        parent = load_parent(run.store, manifest, model.model_id, run.cache)
+        change = diff(catalog, parent.live, parent.lasting_refusals())
+        _check_reembed(run, parent, change, model)
+    with run.stage("embed"):
+        shards = plan_shards(change.fresh, run.config.embed.shard_images)
+        embedded = embed_stage(run, shards, model, parent.sequence + 1)
+        run.bytes_read += catalog.bytes_read + (pc.sum(change.fresh["size_bytes"]).as_py() or 0)
+        nights = run.config.stale_nights
+        rows = evolve(run.store, parent, change, embedded.parts, stale_nights=nights, cache=run.cache)
+    found = _Findings(parent=parent, catalog=catalog, change=change, embedded=embedded, rows=rows)
+    run.events.record("counted", **found.coverage().model_dump(), skipped=dict(catalog.skipped))
+    content, bit_imbalance = _content(run, model, found)
+    return _conclude(run, found, content, bit_imbalance)
+
+
+def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
+    """What the candidate contains; the parent's index as it is where neither rows nor settings moved."""
+    rows, parent = found.rows, found.parent
+    plain: dict[str, Any] = {
+        "model": ModelRef(
+            id=model.model_id, name=model.card.name, dim=model.card.dim, provider=run.config.embed.provider
+        ),
+        "parts": rows.parts,
+        "attributes": _attributes(run, parent, found.catalog),
+        "live_rows": rows.live.num_rows,
+        "rejected": reasons(parent, found.change, found.catalog.refused(), found.embedded.parts),
+        "settings": _settings(run),
+        "listing_rejects": write_listing_rejects(run.store, found.catalog.refused()),
+    }
+    present = parent.manifest.content if parent.manifest is not None else None
+    keep = None
+    if present is not None and present.model.id == model.model_id and not run.config.index.refit:
+        if not rows.moved and present.settings == plain["settings"]:
+            return present.model_copy(update=plain), 0.0
+        if all(present.settings[name] == plain["settings"][name] for name in _ENCODER_SETTINGS):
+            keep = (present.encoder, present.index_shards)
+    indexed = index_stage(run, rows, model.card.dim, keep)
+    content = Content(
+        **plain,
+        encoder=indexed.encoder,
+        index_shards=list(indexed.shards),
+        dead_rows=write_dead_rows(run.store, rows.masks),
+        calibration=indexed.calibration.to_json(),
+    )
+    return content, indexed.bit_imbalance
+
+
+def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float) -> Night:
+    """Judges the candidate; publishes it, keeps it for a person to see, or finds that nothing changed."""
+    parent = found.parent.manifest
+    digest, coverage = content.digest(), found.coverage()
+    refused_digests = parent.refused_digests if parent is not None else []
+    point = content.operating_point()
+    evidence = Evidence(
+        coverage=coverage,
+        live_rows=content.live_rows,
+        distinct_live_ids=pc.count_distinct(found.rows.live["image_id"]).as_py(),
+        parent_live_rows=parent.content.live_rows if parent is not None else 0,
+        n_models=len({content.model.id, *models_in(run, found.embedded.parts)}),
+        norm_error=found.embedded.norm_error,
+        recall_low=1.0 if point.method == "exact" else point.ann_recall[point.k].low,
+        bit_imbalance=bit_imbalance,
+        rolled_back=digest in refused_digests,
+    )
+    gates_config = run.config.gates
+    limits = Thresholds(
+        max_rejected_share=gates_config.max_rejected_share,
+        max_shrink_share=gates_config.max_shrink_share,
+        max_bit_imbalance=gates_config.max_bit_imbalance,
+        target_recall=run.config.index.recall,
+    )
+    gates = judge(evidence, limits, gates_config.override)
+    candidate = Manifest(
+        collection=run.config.collection,
+        sequence=0,
+        parent=parent.sequence if parent is not None else None,
+        run_id=run.run_id,
+        commit_id=run.run_id,
+        created=utc_now().isoformat(),
+        software=software_versions(),
+        source=_source_ref(run, found.catalog),
+        content=content,
+        digest=digest,
+        coverage=coverage,
+        gates=gates,
+        refused_digests=refused_digests,
+        seconds=run.seconds,
+    )
+    run.events.record("judged", digest=digest, gates=[gate.model_dump() for gate in gates])
+    if parent is not None and parent.digest == digest and parent.source == candidate.source:
+        unchanged = candidate.model_copy(update={"sequence": parent.sequence})
+        return Night(manifest=unchanged, published=False, candidate_key=None)
+    if refusing(gates):
+        return Night(manifest=candidate, published=False, candidate_key=keep_candidate(run.store, candidate))
+    with run.stage("publish"):
+        outcome = publish(run.store, candidate)
+    run.events.record("published", sequence=outcome.manifest.sequence, ours=outcome.published)
+    return Night(manifest=outcome.manifest, published=outcome.published, candidate_key=None)
+
+
+def _list(run: Run) -> Catalog:
+    run.progress.stage("list", 1, "containers")
+    shown = [1]
+
+    def advance(done: int, total: int) -> None:
+        if total != shown[0]:
+            shown[0] = total
+            run.progress.stage("list", total, "containers")
+        run.progress.advance(done)
+
+    return list_catalog(run.source, run.source_spec, run.store, run.cache, advance)
+
+
+def _attributes(run: Run, parent: Parent, catalog: Catalog) -> list[AttributesRef]:
+    table = attributes_table(catalog.images())
+    label = run.config.label
+    column = _label_column(label)
+    if column is not None and column not in table.schema.names:
+        known = ", ".join(name for name in table.schema.names if name not in ("image_id", "locator"))
+        raise UsageError(
+            f"no image of {run.config.source} has an attribute {label!r}",
+            fix=f"the catalog's attributes are: {known or 'none'}",
+        )
+    return add_layer(run.store, parent.layers, table, run.cache)
+
+
+def _check_source(run: Run, manifest: Manifest | None) -> None:
+    if manifest is None or manifest.source.uri == run.config.source or run.config.replace_source:
+        return
+    raise StoreMismatch(
+        f"collection {run.config.collection!r} in {run.config.store} is made from {manifest.source.uri}, "
+        f"not from {run.config.source}",
+        fix="pass --replace-source if the catalog has moved, or another --collection",
+    )
+
+
+def _check_reembed(run: Run, parent: Parent, change: Change, model: Model) -> None:
+    manifest = parent.manifest
+    if manifest is None or manifest.content.live_rows == 0:
+        return
+    known = manifest.content.live_rows
+    old_model = manifest.content.model
+    if old_model.id != model.model_id:
+        again, why = known, f"the model is {model.card.name} ({model.model_id[:12]}), it was {old_model.name}"
+        why = f"{why} ({old_model.id[:12]})"
+    else:
+        again, why = int(change.changed.sum()), "their versions in the catalog changed"
+    if again > run.config.max_reembed * known:
+        raise UsageError(
+            f"this run would embed {again} of {known} known images again: {why}",
+            fix="pass --max-reembed 1 to do so, or --collection for a collection of its own",
+        )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    index = run.config.index
+    return {
+        "recall": index.recall,
+        "recall_at": index.recall_at,
+        "bits": index.bits,
+        "recipe": index.recipe,
+        "seed": index.seed,
+        "vector_dtype": index.vector_dtype,
+        "max_candidates": index.max_candidates,
+    }
+
+
+def _source_ref(run: Run, catalog: Catalog) -> SourceRef:
+    config = run.config
+    read = {**config.read.model_dump(), "format": catalog.format}
+    return SourceRef(uri=config.source, label=_label_column(config.label), **read)
+
+
+def _label_column(label: str | None) -> str | None:
+    return None if label is None else _LABEL_ALIASES.get(label, label)
+
+
+def summary(run: Run, night: Night) -> Mapping[str, Any]:
+    """The JSON that scripts rely on (DESIGN.md section 10)."""
+    manifest, content = night.manifest, night.manifest.content
+    point = content.operating_point()
+    return {
+        "collection": manifest.collection,
+        "snapshot": manifest.sequence or None,
+        "digest": manifest.digest,
+        "published": night.published,
+        "candidate": night.candidate_key,
+        "run": run.run_id,
+        "model": content.model.model_dump(),
+        "images": manifest.coverage.model_dump(),
+        "rejected": content.rejected,
+        "index": {
+            "vectors": content.live_rows,
+            "shards": len(content.index_shards),
+            "bits": point.bits,
+            "candidates": point.candidates.get(point.k),
+            "method": point.method,
+            **{f"ann_recall@{k}": asdict(found) for k, found in point.ann_recall.items()},
+        },
+        "gates": [gate.model_dump() for gate in manifest.gates],
+        "bytes": {"read": run.bytes_read, "written": run.bytes_written},
+        "seconds": run.seconds,
+    }

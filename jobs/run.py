@@ -1,0 +1,96 @@
+"""What every stage of a run needs: store, source, cache folder, events, progress, and a pool to work in."""
+
+import datetime
+import importlib.metadata
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.catalog.source import SourceFormat, SourceSpec
+from pipeline.cluster.pool import ClusterOptions, Pool
+from pipeline.config import CatalogConfig
+from pipeline.storage.store import ObjectStore
+from pipeline.telemetry import EventLog, Progress
+
+_SOFTWARE = ("bitsieve", "ray", "numpy", "pyarrow", "pillow", "onnxruntime", "faiss-cpu")
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One run of a job. ``seconds`` is the time of each stage, ``bytes_written`` what its tasks wrote."""
+
+    run_id: str
+    config: CatalogConfig
+    store: ObjectStore
+    source: ObjectStore
+    cache: Path
+    pool: Pool
+    progress: Progress
+    events: EventLog
+    seconds: dict[str, float] = field(default_factory=dict)
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+    @property
+    def source_spec(self) -> SourceSpec:
+        """How the source is read."""
+        read = self.config.read
+        return SourceSpec(
+            uri=self.config.source,
+            format=None if read.format is None else SourceFormat(read.format),
+            include=read.include,
+            exclude=read.exclude,
+            id_template=read.id_template,
+            id_column=read.id_column,
+            image_column=read.image_column,
+        )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage and records it."""
+        with self.events.stage(name, self.seconds):
+            yield
+
+
+def new_run_id(now: datetime.datetime) -> str:
+    """A run's name: its start in UTC and a random part; it sorts by time and occurs once."""
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def utc_now() -> datetime.datetime:
+    """Now, in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+
+
+def default_cache(environ: Mapping[str, str]) -> Path:
+    """Where downloads go: ``BITSIEVE_CACHE``, else the user's cache folder."""
+    if "BITSIEVE_CACHE" in environ:
+        return Path(environ["BITSIEVE_CACHE"])
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitsieve"
+
+
+def software_versions() -> dict[str, str]:
+    """The versions of what made a snapshot; packages that are not installed are left out."""
+    versions = {}
+    for name in _SOFTWARE:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def cluster_options(config: CatalogConfig) -> ClusterOptions:
+    """The actors that the configuration asks for; on one machine the cores are divided among them."""
+    embed = config.embed
+    on_gpu = embed.provider != "cpu"
+    threads = embed.threads or 1
+    return ClusterOptions(
+        address=embed.ray_address,
+        n_workers=embed.workers,
+        cpus_per_worker=1.0 if on_gpu else float(min(threads, os.cpu_count() or 1)),
+        gpus_per_worker=1.0 if on_gpu else 0.0,
+    )

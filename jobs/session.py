@@ -1,0 +1,50 @@
+"""Opens what a command works on: a run with its pool and progress, or a snapshot to read."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.progress import TerminalProgress
+from jobs.run import Run, cluster_options, default_cache, new_run_id, utc_now
+from pipeline.cluster.ray_pool import RayPool
+from pipeline.config import CatalogConfig
+from pipeline.snapshot.open import OpenSnapshot
+from pipeline.snapshot.publish import snapshot
+from pipeline.storage.open import open_existing_store, open_store
+from pipeline.telemetry import EventLog
+
+
+@contextmanager
+def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
+    """A run over ``config``: Ray is shut down and events are written when it is left, however it is left."""
+    config = config.model_copy(update={"source": absolute(config.source), "store": absolute(config.store)})
+    store = open_store(config.store)
+    run_id = new_run_id(utc_now())
+    events = EventLog(store, run_id)
+    with TerminalProgress(quiet=quiet) as progress, RayPool(cluster_options(config)) as pool:
+        run = Run(
+            run_id=run_id,
+            config=config,
+            store=store,
+            source=open_store(config.source),
+            cache=default_cache(os.environ),
+            pool=pool,
+            progress=progress,
+            events=events,
+        )
+        yield run
+        events.record("run_ended", seconds=run.seconds, ray_started=pool.started)
+        events.flush()
+
+
+def open_snapshot(store_uri: str, collection: str, sequence: int | None) -> OpenSnapshot:
+    """The snapshot with this sequence, or the newest, for reading."""
+    store = open_existing_store(absolute(store_uri))
+    manifest = snapshot(store, collection, sequence)
+    return OpenSnapshot(store=store, manifest=manifest, cache=default_cache(os.environ))
+
+
+def absolute(uri: str) -> str:
+    """Local paths made absolute, so that the same place has one name; other URIs as they are."""
+    return uri.rstrip("/") if uri.startswith("s3://") else str(Path(uri).expanduser().absolute())

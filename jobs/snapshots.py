@@ -1,0 +1,117 @@
+"""``bitsieve snapshots``: what was published, what is in it, and taking it back."""
+
+from typing import Annotated, Any
+
+import typer
+
+from jobs.output import print_result
+from jobs.run import new_run_id, utc_now
+from jobs.session import absolute
+from pipeline.errors import UsageError
+from pipeline.snapshot.manifest import Manifest
+from pipeline.snapshot.publish import newest_sequence, rollback, snapshot
+from pipeline.storage.open import open_existing_store
+
+app = typer.Typer(help="List, show and roll back snapshots.", no_args_is_help=True)
+
+Store = Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")]
+Collection = Annotated[str, typer.Option(help="Collection in the store.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+@app.command("list")
+def list_command(store: Store, collection: Collection = "main", as_json: Json = False) -> None:
+    """All snapshots of a collection, newest first.
+
+    Example: bitsieve snapshots list --store index/
+    """
+    opened = open_existing_store(absolute(store))
+    last = newest_sequence(opened, collection)
+    manifests = [snapshot(opened, collection, sequence) for sequence in range(last, 0, -1)]
+    rows = [_row(manifest) for manifest in manifests]
+    lines = [
+        f"{row['snapshot']:>4}  {row['created']}  {row['vectors']:>10} vectors  "
+        f"{row['digest'][:16]}  {row['note']}"
+        for row in rows
+    ]
+    print_result(
+        {"collection": collection, "snapshots": rows},
+        "\n".join(lines) or f"collection {collection!r} has no snapshot yet",
+        as_json=as_json,
+    )
+
+
+@app.command("show")
+def show_command(
+    store: Store,
+    sequence: Annotated[int | None, typer.Argument(help="Which snapshot; the newest if absent.")] = None,
+    collection: Collection = "main",
+    as_json: Json = False,
+) -> None:
+    """One snapshot's manifest.
+
+    Example: bitsieve snapshots show 3 --store index/
+    """
+    manifest = snapshot(open_existing_store(absolute(store)), collection, sequence)
+    content, coverage = manifest.content, manifest.coverage
+    lines = [
+        f"snapshot {manifest.sequence} of {manifest.collection}, {manifest.created}, run {manifest.run_id}",
+        f"digest    {manifest.digest}",
+        f"source    {manifest.source.uri} ({manifest.source.format or 'format told from the objects'})",
+        f"model     {content.model.name} {content.model.id[:16]}, {content.model.dim} dimensions",
+        f"rows      {content.live_rows} live in {len(content.parts)} parts and "
+        f"{len(content.index_shards)} index shards; {sum(ref.dead for ref in content.dead_rows)} dead",
+        f"images    {coverage.listed} listed = {coverage.embedded} embedded + {coverage.reused} reused + "
+        f"{coverage.stale} stale + {coverage.rejected} rejected + {coverage.set_aside} set aside",
+        *(
+            f"gate      {'pass' if gate.passed else 'FAIL'}  {gate.name}: {gate.message}"
+            for gate in manifest.gates
+        ),
+    ]
+    print_result(manifest.model_dump(mode="json"), "\n".join(lines), as_json=as_json)
+
+
+@app.command("rollback")
+def rollback_command(
+    store: Store,
+    to: Annotated[int, typer.Option(help="The snapshot whose content is to be published again.")],
+    reason: Annotated[str, typer.Option(help="Why; recorded.")],
+    collection: Collection = "main",
+    as_json: Json = False,
+) -> None:
+    """Publishes the content of an earlier snapshot again; what came after it is refused from now on.
+
+    Example: bitsieve snapshots rollback --to 2 --reason "wrong model" --store index/
+    """
+    if not reason.strip():
+        raise UsageError("a rollback needs a reason", fix="pass --reason")
+    opened = open_existing_store(absolute(store))
+    now = utc_now()
+    published = rollback(
+        opened, collection, to, reason=reason, run_id=new_run_id(now), created=now.isoformat()
+    )
+    manifest = published.manifest
+    print_result(
+        {
+            "collection": collection,
+            "snapshot": manifest.sequence,
+            "content_of": to,
+            "digest": manifest.digest,
+        },
+        f"published snapshot {manifest.sequence} with the content of {to}",
+        as_json=as_json,
+    )
+
+
+def _row(manifest: Manifest) -> dict[str, Any]:
+    back = manifest.rollback
+    note = "" if back is None else f"rollback to {back.content_of}: {back.reason}"
+    return {
+        "snapshot": manifest.sequence,
+        "created": manifest.created,
+        "vectors": manifest.content.live_rows,
+        "digest": manifest.digest,
+        "model": manifest.content.model.name,
+        "run": manifest.run_id,
+        "note": note,
+    }

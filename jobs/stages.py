@@ -1,0 +1,263 @@
+"""The stages of a run that need workers or several rooms at once: embed, fit, reduce, calibrate.
+
+Each takes what is to be done and returns what is true afterwards. Work that has a receipt is found, not done
+again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.run import Run
+from pipeline.catalog.plan import ImageShard
+from pipeline.cluster.pool import Done
+from pipeline.embed.table import read_model_id
+from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, embed_key
+from pipeline.errors import DataCorrupt, WorkerError
+from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
+from pipeline.index.calibration import Calibration
+from pipeline.index.encoder import Encoder, bit_balance, default_bits
+from pipeline.index.reduce import (
+    ENCODER,
+    REDUCE_STAGE,
+    PartFile,
+    ReduceTask,
+    ReduceWorker,
+    fit_stage,
+    group_parts,
+    read_encoder,
+)
+from pipeline.index.sample import fit_sample, seeded_order
+from pipeline.model.file import Model
+from pipeline.snapshot.evolve import Rows
+from pipeline.snapshot.manifest import EncoderRef, IndexShardRef, PartRef
+from pipeline.snapshot.open import open_shards
+from pipeline.snapshot.rows import Mask, live_vectors
+from pipeline.storage.receipts import Receipt, fetch, read_receipt
+
+_REJECTED = "rejected."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """What the embed stage left: a part for each shard in plan order, and the images of shards set aside."""
+
+    parts: Sequence[PartRef]
+    set_aside: int
+    norm_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Indexed:
+    """A calibrated index over all parts."""
+
+    encoder: EncoderRef
+    shards: Sequence[IndexShardRef]
+    calibration: Calibration
+    bit_imbalance: float
+
+
+def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int) -> Embedded:
+    """Embeds the shards on the pool; those with a receipt are only counted."""
+    config = run.config.embed
+    settings = EmbedSettings(
+        store_uri=run.config.store,
+        source=run.source_spec,
+        model_id=model.model_id,
+        cache=run.cache,
+        provider=config.provider,
+        threads=config.threads or 1,
+        batch_size=config.batch_size,
+    )
+    receipts: dict[int, Receipt] = {}
+    for number, shard in enumerate(shards):
+        key = embed_key(shard, model.model_id, settings.limits, config.provider)
+        found = read_receipt(run.store, STAGE, key)
+        if found is not None:
+            receipts[number] = found
+    todo = [number for number in range(len(shards)) if number not in receipts]
+    done = sum(shards[number].n_images for number in receipts)
+    run.events.record("embed_planned", shards=len(shards), with_receipt=len(receipts), images=done)
+    run.progress.stage("embed", sum(shard.n_images for shard in shards), "images")
+    run.progress.advance(done)
+    set_aside = 0
+    for outcome in run.pool.run(partial(EmbedWorker, settings), [shards[number] for number in todo]):
+        shard = shards[todo[outcome.index]]
+        done += shard.n_images
+        if isinstance(outcome, Done):
+            receipts[todo[outcome.index]] = outcome.result
+            _record_written(run, outcome.result)
+        else:
+            set_aside += shard.n_images
+            run.events.record("task_set_aside", stage=STAGE, images=shard.n_images, reason=outcome.reason)
+        run.progress.advance(done)
+    ordered = [receipts[number] for number in sorted(receipts)]
+    return Embedded(
+        parts=[_part(receipt, since) for receipt in ordered],
+        set_aside=set_aside,
+        norm_error=max((_norm_error(receipt) for receipt in ordered), default=0.0),
+    )
+
+
+def index_stage(
+    run: Run, rows: Rows, dim: int, keep: tuple[EncoderRef, Sequence[IndexShardRef]] | None
+) -> Indexed:
+    """Fits if need be, builds missing index shards, and calibrates; again with twice the bits if that fails.
+
+    ``dim`` is the model's; ``keep`` the parent's encoder and its index shards, None to make both anew.
+    """
+    indexed = _index(run, rows, keep or (_fit(run, rows, dim, run.config.index.bits), ()))
+    for _ in range(MAX_REFITS):
+        next_bits = indexed.calibration.next_bits
+        if indexed.calibration.met or next_bits is None or run.config.index.recipe == "sign":
+            break
+        indexed = _index(run, rows, (_fit(run, rows, dim, next_bits), ()))
+    return indexed
+
+
+def models_in(run: Run, parts: Sequence[PartRef]) -> set[str]:
+    """The model ids that the files of ``parts`` themselves name."""
+    files = [part.embeddings for part in parts if part.embeddings is not None]
+    return {read_model_id(fetch(run.store, file, run.cache)) for file in files}
+
+
+def _index(run: Run, rows: Rows, keep: tuple[EncoderRef, Sequence[IndexShardRef]]) -> Indexed:
+    encoder_ref, kept = keep
+    encoder = read_encoder(run.store, encoder_ref.file, run.cache)
+    with run.stage("reduce"):
+        shards, imbalance = _reduce(run, rows.parts, encoder_ref, kept)
+    with run.stage("calibrate"):
+        calibration = _calibrate(run, encoder, shards, rows.masks)
+    run.events.record("calibrated", bits=encoder.bits, met=calibration.met, reason=calibration.reason)
+    return Indexed(encoder=encoder_ref, shards=shards, calibration=calibration, bit_imbalance=imbalance)
+
+
+def _fit(run: Run, rows: Rows, dim: int, bits: int | None) -> EncoderRef:
+    config = run.config.index
+    with run.stage("fit"):
+        sample = fit_sample(seeded_order(rows.live["image_id"], config.seed))
+        sampled = rows.live.take(pa.array(sample.rows_N))
+        x_ND = live_vectors(run.store, sampled, rows.parts, dim, run.cache)
+        encoder, receipt = fit_stage(
+            run.store,
+            x_ND,
+            bits=bits or (dim if config.recipe == "sign" else default_bits(dim)),
+            seed=config.seed,
+            recipe=config.recipe,
+            fit_threshold=sample.fit_threshold,
+            cache=run.cache,
+        )
+    return EncoderRef(
+        key=receipt.key,
+        digest=encoder.digest,
+        bits=encoder.bits,
+        recipe=encoder.recipe,
+        file=receipt.files[ENCODER],
+    )
+
+
+def _reduce(
+    run: Run, parts: Sequence[PartRef], encoder: EncoderRef, kept: Sequence[IndexShardRef]
+) -> tuple[list[IndexShardRef], float]:
+    indexed = {key for ref in kept for key in ref.parts}
+    missing = [
+        PartFile(key=part.key, rows=part.rows, file=part.embeddings)
+        for part in parts
+        if part.embeddings is not None and part.key not in indexed
+    ]
+    tasks = [
+        ReduceTask(
+            parts=group,
+            encoder_digest=encoder.digest,
+            encoder_file=encoder.file,
+            vector_dtype=run.config.index.vector_dtype,
+        )
+        for group in group_parts(missing, run.config.index.shard_rows)
+    ]
+    receipts = {task.key: read_receipt(run.store, REDUCE_STAGE, task.key) for task in tasks}
+    todo = [task for task in tasks if receipts[task.key] is None]
+    run.progress.stage("reduce", len(tasks), "index shards")
+    run.progress.advance(len(tasks) - len(todo))
+    worker = partial(ReduceWorker, run.config.store, run.cache)
+    for done, outcome in enumerate(run.pool.run(worker, todo), start=1):
+        if not isinstance(outcome, Done):
+            raise WorkerError(
+                f"an index shard of {todo[outcome.index].rows} rows killed its worker: {outcome.reason}",
+                fix="give the workers more memory, or make index.shard_rows smaller",
+            )
+        receipts[todo[outcome.index].key] = outcome.result
+        _record_written(run, outcome.result)
+        run.progress.advance(len(tasks) - len(todo) + done)
+    built = [receipt for receipt in receipts.values() if receipt is not None]
+    refs = [*kept, *(_shard_ref(task, receipt) for task, receipt in zip(tasks, built, strict=True))]
+    return refs, _bit_imbalance(run, refs)
+
+
+def _calibrate(
+    run: Run, encoder: Encoder, refs: Sequence[IndexShardRef], dead: Mapping[str, Mask]
+) -> Calibration:
+    config = run.config.index
+    shards = open_shards(run.store, refs, encoder, dead, run.cache)
+    run.progress.stage("calibrate", 1, "index")
+    settings = CalibrationSettings(target=config.recall, k=config.recall_at, budget=config.max_candidates)
+    calibration = calibrate(encoder, shards, settings)
+    run.progress.advance(1)
+    return calibration
+
+
+def _bit_imbalance(run: Run, refs: Sequence[IndexShardRef]) -> float:
+    """Mean over bits of |share of ones - 1/2| over all index shards, from their receipts."""
+    ones = np.zeros(0, dtype=np.int64)
+    rows = 0
+    for ref in refs:
+        receipt = read_receipt(run.store, REDUCE_STAGE, ref.key)
+        if receipt is None:
+            raise DataCorrupt(
+                f"index shard {ref.key} of the parent snapshot has lost its receipt or a file",
+                fix="run again with --refit to build the index shards anew from the embeddings",
+            )
+        ones = np.asarray(receipt.facts["ones"], dtype=np.int64) + (ones if len(ones) else 0)
+        rows += ref.rows
+    return bit_balance(ones, rows) if rows else 0.0
+
+
+def _shard_ref(task: ReduceTask, receipt: Receipt) -> IndexShardRef:
+    return IndexShardRef(
+        key=task.key,
+        parts=[part.key for part in task.parts],
+        rows=receipt.counts["rows"],
+        codes=receipt.files["codes"],
+        vectors=receipt.files["vectors"],
+        row_ids=receipt.files["row_ids"],
+    )
+
+
+def _part(receipt: Receipt, since: int) -> PartRef:
+    return PartRef(
+        key=receipt.key,
+        rows=receipt.counts["rows"],
+        rejected={
+            name.removeprefix(_REJECTED): count
+            for name, count in sorted(receipt.counts.items())
+            if name.startswith(_REJECTED)
+        },
+        embeddings=receipt.files.get(PART),
+        rejects=receipt.files.get(REJECTS),
+        since=since,
+    )
+
+
+def _norm_error(receipt: Receipt) -> float:
+    facts = receipt.facts
+    return max(abs(facts["norm_min"] - 1), abs(facts["norm_max"] - 1)) if "norm_min" in facts else 0.0
+
+
+def _record_written(run: Run, receipt: Receipt) -> None:
+    n_bytes = sum(file.size_bytes for file in receipt.files.values())
+    run.bytes_written += n_bytes
+    run.events.record(
+        "task_succeeded", stage=receipt.stage, key=receipt.key, counts=dict(receipt.counts), bytes=n_bytes
+    )

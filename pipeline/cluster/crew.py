@@ -1,0 +1,181 @@
+"""The Ray actors of one call and the books on its tasks; a dead actor's task goes to another one.
+
+The driver keeps the list of tasks; Ray only places and starts actors. An actor is never restarted by Ray and
+never retries by itself: every retry is decided here, counted here, and finite. A task that killed its actor
+three times is set aside.
+
+Ray reads its settings from the environment when it is first imported; ``ray_pool`` sets them before it
+imports this file.
+"""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import ray
+import ray.exceptions
+
+from pipeline.cluster.pool import ClusterOptions, Done, Result, SetAside, Task, Worker
+from pipeline.errors import BitsieveError, StorageError, WorkerError
+
+_LOG = logging.getLogger(__name__)
+_MAX_ATTEMPTS = 3
+_BACKOFF_S = 2.0
+
+
+def start(address: str | None, temp_dir: str | None) -> None:
+    """Starts Ray on this machine, or joins the cluster at ``address``.
+
+    Raises:
+        WorkerError: it did not start.
+    """
+    try:
+        if address is None:
+            ray.init(
+                include_dashboard=False, _temp_dir=temp_dir, log_to_driver=False, logging_level=logging.ERROR
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as exc:
+        first_line = str(exc).strip().splitlines()[0]
+        raise WorkerError(
+            f"Ray did not start on {address or 'this machine'}: {first_line}",
+            fix="check --ray-address and its token (RAY_AUTH_TOKEN), free memory and /tmp",
+        ) from exc
+
+
+def stop() -> None:
+    """Ends this process's connection, and the Ray that it started."""
+    ray.shutdown()
+
+
+def resources() -> dict[str, float]:
+    """What the whole cluster has, as Ray names it."""
+    return dict(ray.cluster_resources())
+
+
+class _Actor:
+    """What runs in an actor process: one worker, one task at a time.
+
+    The worker is made by the first task, not by the actor's creation, so that its error arrives as what it
+    is.
+    """
+
+    def __init__(self, make_worker: Callable[[], Worker[Any, Any]]) -> None:
+        self._make_worker = make_worker
+        self._worker: Worker[Any, Any] | None = None
+
+    def run(self, task: Any) -> Any:
+        if self._worker is None:
+            self._worker = self._make_worker()
+        return self._worker.run(task)
+
+
+@dataclass(slots=True)
+class _Try:
+    index: int
+    attempt: int
+    not_before_s: float = 0.0
+
+
+class Crew(Generic[Task, Result]):
+    """The actors of one ``run`` and the books on its tasks; ``dismiss`` it in any case."""
+
+    def __init__(
+        self,
+        make_worker: Callable[[], Worker[Task, Result]],
+        tasks: Sequence[Task],
+        options: ClusterOptions,
+        n_workers: int,
+    ) -> None:
+        self._make_worker = make_worker
+        self._tasks = tasks
+        self._remote = ray.remote(_Actor).options(
+            num_cpus=options.cpus_per_worker,
+            num_gpus=options.gpus_per_worker,
+            max_restarts=0,
+            max_task_retries=0,
+        )
+        self._todo = deque(_Try(index, 1) for index in range(len(tasks)))
+        self._idle: list[Any] = [self._remote.remote(make_worker) for _ in range(n_workers)]
+        self._running: dict[Any, tuple[Any, _Try]] = {}
+
+    def outcomes(self) -> Iterator[Done[Result] | SetAside]:
+        """Each task's outcome as it comes."""
+        while self._todo or self._running:
+            self._hand_out()
+            ready, _ = (
+                ray.wait(list(self._running), num_returns=1, timeout=1.0) if self._running else ([], [])
+            )
+            if not self._running:
+                time.sleep(0.1)
+            for reference in ready:
+                outcome = self._collect(reference)
+                if outcome is not None:
+                    yield outcome
+
+    def dismiss(self) -> None:
+        """Ends the actors, whatever they are doing."""
+        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
+            with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
+                ray.kill(actor)
+
+    def _hand_out(self) -> None:
+        now = time.monotonic()
+        for _ in range(len(self._todo)):
+            if not self._idle:
+                return
+            attempt = self._todo.popleft()
+            if attempt.not_before_s > now:
+                self._todo.append(attempt)
+                continue
+            actor = self._idle.pop()
+            self._running[actor.run.remote(self._tasks[attempt.index])] = (actor, attempt)
+
+    def _collect(self, reference: Any) -> Done[Result] | SetAside | None:
+        actor, attempt = self._running.pop(reference)
+        try:
+            result = ray.get(reference)
+        except ray.exceptions.RayTaskError as exc:
+            self._idle.append(actor)
+            self._failed(attempt, _our_error(exc))
+            return None
+        except ray.exceptions.RayError as exc:
+            return self._died(attempt, exc)
+        self._idle.append(actor)
+        return Done(index=attempt.index, result=result)
+
+    def _failed(self, attempt: _Try, error: BitsieveError) -> None:
+        """The task raised: try again later if the store was at fault, else give up the run."""
+        if not isinstance(error, StorageError) or attempt.attempt >= _MAX_ATTEMPTS:
+            raise error
+        _LOG.warning("event=task_retried task=%d attempt=%d error=%r", attempt.index, attempt.attempt, error)
+        later = time.monotonic() + _BACKOFF_S * 2 ** (attempt.attempt - 1)
+        self._todo.append(_Try(attempt.index, attempt.attempt + 1, later))
+
+    def _died(self, attempt: _Try, error: Exception) -> SetAside | None:
+        """The actor is gone: another takes its place and the task, unless this task has done it too often."""
+        reason = str(error).strip().splitlines()[0]
+        if isinstance(error, ray.exceptions.ActorUnschedulableError):
+            raise WorkerError(
+                f"no node can take a worker: {reason}", fix="check --workers and the cluster"
+            ) from error
+        _LOG.warning("event=actor_died task=%d attempt=%d reason=%r", attempt.index, attempt.attempt, reason)
+        self._idle.append(self._remote.remote(self._make_worker))
+        if attempt.attempt >= _MAX_ATTEMPTS:
+            return SetAside(index=attempt.index, attempts=attempt.attempt, reason=reason)
+        self._todo.appendleft(_Try(attempt.index, attempt.attempt + 1))
+        return None
+
+
+def _our_error(exc: ray.exceptions.RayTaskError) -> BitsieveError:
+    cause = exc.cause
+    if isinstance(cause, BitsieveError):
+        return cause
+    return WorkerError(
+        f"a worker failed: {cause!r}", fix="report this as a bug of bitsieve, with the worker's log"
+    )

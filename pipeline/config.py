@@ -1,0 +1,213 @@
+"""Configuration: one TOML file with named catalogs; flags, ``--set`` and the environment override it.
+
+Precedence, lowest first: built-in defaults, the file's ``[catalogs.<name>]``, ``BITSIEVE_<KEY>`` or
+``BITSIEVE_<SECTION>__<KEY>``, ``--set section.key=value``, flags. An unknown key is an error that names the
+nearest known one. Secrets have no place here: they come from the environment the usual AWS way.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import ConfigError
+
+_PREFIX = "BITSIEVE_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReadConfig(_Section):
+    """How the source is read."""
+
+    format: Literal["prefix", "webdataset", "parquet"] | None = Field(
+        None, description="told from the objects if absent"
+    )
+    include: tuple[str, ...] = Field((), description="only keys that match one of these patterns")
+    exclude: tuple[str, ...] = Field((), description="no keys that match one of these patterns")
+    id_template: str = Field("{name}", description="how a tar member's id is made of {name} and {tar}")
+    id_column: str | None = Field(None, description="Parquet: the column with ids")
+    image_column: str | None = Field(None, description="Parquet: the column with image bytes")
+
+
+class EmbedConfig(_Section):
+    """How embedding is computed; nothing here changes what is computed, but for the decode limits."""
+
+    workers: int | None = Field(None, ge=1, description="actors; one per CPU or GPU if absent")
+    threads: int | None = Field(
+        None, ge=1, description="inference threads per actor; the cores divided if absent"
+    )
+    batch_size: int = Field(8, ge=1, le=4096, description="images that go through the model at once")
+    provider: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="execution provider")
+    ray_address: str | None = Field(None, description="a running Ray cluster; Ray is started here if absent")
+    shard_images: int = Field(10_000, ge=1, description="the most images in one image shard")
+
+
+class IndexConfig(_Section):
+    """What the index has to achieve, and its form."""
+
+    recall: float = Field(0.99, gt=0, lt=1, description="the ann_recall that is asked for")
+    recall_at: Literal[1, 10, 100] = Field(10, description="the k at which it is asked for")
+    bits: int | None = Field(None, ge=8, description="bits of a code; chosen by the dimension if absent")
+    recipe: Literal["centred-rotated", "sign"] = Field(
+        "centred-rotated", description="sign is the textbook recipe"
+    )
+    vector_dtype: Literal["float32", "float16"] = Field("float32", description="second-stage vectors")
+    shard_rows: int = Field(5_000_000, ge=1, description="the most rows in one index shard")
+    max_candidates: int | None = Field(
+        None, ge=1, description="the budget for C; from the catalog's size if absent"
+    )
+    seed: int = Field(0, description="chooses the fit sample, the rotation and the calibration queries")
+    refit: bool = Field(default=False, description="fit a new encoder, rebuild all index shards")
+
+
+class GatesConfig(_Section):
+    """Limits of the gates, and which may be overridden for what reason."""
+
+    max_rejected_share: float = Field(0.05, ge=0, le=1, description="rejected / listed")
+    max_shrink_share: float = Field(0.2, ge=0, le=1, description="images lost since the last snapshot")
+    max_bit_imbalance: float = Field(0.1, ge=0, le=0.5, description="mean |share of ones - .5|")
+    override: dict[str, str] = Field({}, description="gate name = reason")
+
+
+class CatalogConfig(_Section):
+    """A catalog and how it becomes a collection of a store."""
+
+    source: str = Field(description="folder or s3:// prefix of the catalog")
+    store: str = Field(description="folder or s3:// prefix of the store")
+    model: str | None = Field(None, description="ONNX file with a card; the collection's model if absent")
+    collection: str = Field(
+        "main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="collection of the store"
+    )
+    label: str | None = Field(None, description="the attribute that says what an image shows; @folder, @cls")
+    replace_source: bool = Field(
+        default=False, description="let this source take the place of the collection's source"
+    )
+    max_reembed: float = Field(
+        0.5, ge=0, le=1, description="most of the known rows that may be embedded again"
+    )
+    stale_nights: int = Field(
+        7, ge=0, description="how long an old vector stays when its new bytes are rejected"
+    )
+    single_writer: bool = Field(
+        default=False, description="for a store without atomic creation: only one run at a time"
+    )
+    read: ReadConfig = ReadConfig()
+    embed: EmbedConfig = EmbedConfig()
+    index: IndexConfig = IndexConfig()
+    gates: GatesConfig = GatesConfig()
+
+
+def load_catalog(
+    file: Path | None,
+    name: str | None,
+    *,
+    environ: Mapping[str, str],
+    settings: list[str],
+    flags: Mapping[str, Any],
+) -> CatalogConfig:
+    """The resolved configuration of one catalog.
+
+    Args:
+        file: the TOML file, None without one.
+        name: the catalog in it.
+        environ: the environment.
+        settings: ``section.key=value`` as given to ``--set``.
+        flags: dotted keys with the values of flags that were given.
+
+    Raises:
+        ConfigError: no such file or catalog, an unknown key, or an impossible value.
+    """
+    document = _from_file(file, name) if file is not None else {}
+    for key, value in _from_environment(environ):
+        _put(document, key, value)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(
+                f"--set {setting!r} is not key=value", fix="for example --set index.recall=0.98"
+            )
+        _put(document, key.strip(), value)
+    for key, value in flags.items():
+        if value is not None:
+            _put(document, key, value)
+    return _validated(document)
+
+
+def known_keys() -> list[str]:
+    """Every configuration key of a catalog, dotted."""
+    keys: list[str] = []
+    for name, field in CatalogConfig.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys.extend(f"{name}.{inner}" for inner in kind.model_fields)
+        else:
+            keys.append(name)
+    return keys
+
+
+def _from_file(file: Path, name: str | None) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(file.read_text())
+    except OSError as exc:
+        raise ConfigError(f"the configuration {file} cannot be read: {exc.strerror}", fix="check -c") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"{file} is not TOML: {exc}", fix="see docs/configuration.md for an example"
+        ) from exc
+    for key in document:
+        if key != "catalogs":
+            raise ConfigError(
+                f"{file} has an unknown table {key!r}", fix="catalogs are tables [catalogs.<name>]"
+            )
+    catalogs = document.get("catalogs", {})
+    if name not in catalogs:
+        raise ConfigError(
+            f"{file} has no catalog {name!r}", fix=f"it has {', '.join(sorted(catalogs)) or 'none'}"
+        )
+    return dict(catalogs[name])
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for key in known_keys():
+        variable = _PREFIX + key.replace(".", "__").upper()
+        if variable in environ:
+            yield key, environ[variable]
+
+
+def _put(document: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, last = dotted.split(".")
+    for section in sections:
+        inner = document.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{section!r} is not a section", fix=_nearest(dotted))
+        document[section] = dict(inner)
+        document = document[section]
+    document[last] = value
+
+
+def _validated(document: dict[str, Any]) -> CatalogConfig:
+    try:
+        return CatalogConfig.model_validate(document)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        key = ".".join(str(part) for part in error["loc"])
+        if error["type"] == "extra_forbidden":
+            raise ConfigError(f"unknown configuration key {key!r}", fix=_nearest(key)) from exc
+        if error["type"] == "missing":
+            raise ConfigError(
+                f"{key} is not given", fix=f"pass --{key}, or set it in the configuration file"
+            ) from exc
+        raise ConfigError(
+            f"{key}: {error['msg']}, got {error['input']!r}", fix="see docs/configuration.md"
+        ) from exc
+
+
+def _nearest(key: str) -> str:
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "see docs/configuration.md for all keys"

@@ -1,0 +1,105 @@
+"""What calibration found out: how many candidates each k needs, and the recall that was measured with them.
+
+A `Calibration` is stored in the snapshot's manifest as plain JSON and read back by every search. `calibrate`
+makes it; here is only the value, so that search does not depend on how it came about.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pipeline.errors import DataCorrupt
+from pipeline.index.bootstrap import Interval
+
+Method: TypeAlias = Literal["exact", "hamming"]
+REPORTED_K = (1, 10, 100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """Mean recall at k of the calibration queries with ``candidates`` candidates, pessimistic on ties."""
+
+    candidates: int
+    recall: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The operating point of a snapshot and the evidence for it."""
+
+    method: Method
+    met: bool
+    """Whether the lower bound of the published recall at k reaches the target."""
+    reason: str
+    """In words, why the method is exact or the target was missed; empty otherwise."""
+    next_bits: int | None
+    """Bits to fit again with, where more bits can mend it; None otherwise."""
+    target: float
+    k: int
+    bits: int | None
+    n_live: int
+    n_calibration: int
+    n_verification: int
+    seed: int
+    budget: int
+    """The largest C that was allowed for k."""
+    queries: Literal["catalog", "given"]
+    candidates: dict[int, int]
+    """C for each calibrated k; empty for method exact."""
+    curve: tuple[CurvePoint, ...]
+    ann_recall: dict[int, Interval]
+    """Published: mean and 95 % interval through the real search on the verification queries, for each k."""
+
+    def candidates_for(self, k: int) -> tuple[int | None, str]:
+        """C for any k, and a warning where that C was not measured; (None, "") for exact search.
+
+        Between calibrated k the next larger one's C serves: nearer neighbours are easier to find. Beyond the
+        largest, C grows in proportion to k.
+        """
+        if self.method == "exact":
+            return None, ""
+        larger = [measured for measured in sorted(self.candidates) if measured >= k]
+        if larger:
+            return self.candidates[larger[0]], ""
+        last = max(self.candidates)
+        scaled = math.ceil(self.candidates[last] * k / last)
+        warning = (
+            f"recall is measured up to k = {last}; for k = {k}, {scaled} candidates are an extrapolation"
+        )
+        return scaled, warning
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers; keys of k are strings, as JSON wants them."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["candidates"] = {str(k): n for k, n in self.candidates.items()}
+        plain["curve"] = [
+            {"candidates": point.candidates, "recall": {str(k): r for k, r in point.recall.items()}}
+            for point in self.curve
+        ]
+        plain["ann_recall"] = {str(k): dataclasses.asdict(found) for k, found in self.ann_recall.items()}
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Calibration":
+        """The value that ``to_json`` wrote.
+
+        Raises:
+            DataCorrupt: something else.
+        """
+        try:
+            changed = {
+                "candidates": {int(k): int(n) for k, n in plain["candidates"].items()},
+                "curve": tuple(
+                    CurvePoint(
+                        candidates=int(point["candidates"]),
+                        recall={int(k): float(r) for k, r in point["recall"].items()},
+                    )
+                    for point in plain["curve"]
+                ),
+                "ann_recall": {int(k): Interval(**found) for k, found in plain["ann_recall"].items()},
+            }
+            return cls(**{**plain, **changed})
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise DataCorrupt(f"not a calibration: {exc}") from exc

@@ -1,0 +1,103 @@
+"""The gates: what must be true of a candidate before it is published.
+
+Each gate is a number against a threshold. A gate that fails can be overridden by name with a reason, which is
+recorded in the manifest. Nothing is measured here: the inputs are what the stages found.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.errors import UsageError
+from pipeline.snapshot.manifest import Coverage, GateRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """The limits of the gates that have a choice."""
+
+    max_rejected_share: float = 0.05
+    max_shrink_share: float = 0.2
+    norm_tolerance: float = 1e-3
+    max_bit_imbalance: float = 0.1
+    target_recall: float = 0.99
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a run found out about its candidate.
+
+    ``recall_low`` is the lower bound of the published recall; ``bit_imbalance`` the mean over bits of |share
+    of ones - .5|, 0 where there are no bits; ``norm_error`` the largest |norm - 1| of a row.
+    """
+
+    coverage: Coverage
+    live_rows: int
+    distinct_live_ids: int
+    parent_live_rows: int
+    n_models: int
+    norm_error: float
+    recall_low: float
+    bit_imbalance: float
+    rolled_back: bool
+
+
+def judge(evidence: Evidence, limits: Thresholds, overrides: Mapping[str, str]) -> list[GateRecord]:
+    """The verdict of every gate, in a fixed order.
+
+    Raises:
+        UsageError: an override names a gate that does not exist.
+    """
+    records = _verdicts(evidence, limits)
+    names = [record.name for record in records]
+    for name in overrides:
+        if name not in names:
+            raise UsageError(f"there is no gate {name!r}", fix=f"the gates are {', '.join(names)}")
+    return [
+        record.model_copy(update={"override": overrides[record.name]})
+        if not record.passed and record.name in overrides
+        else record
+        for record in records
+    ]
+
+
+def refusing(records: list[GateRecord]) -> list[GateRecord]:
+    """The gates that keep the candidate from being published."""
+    return [record for record in records if not record.passed and record.override is None]
+
+
+def _verdicts(evidence: Evidence, limits: Thresholds) -> list[GateRecord]:
+    coverage = evidence.coverage
+    accounted = coverage.embedded + coverage.reused + coverage.stale + coverage.rejected + coverage.set_aside
+    rejected_share = coverage.rejected / max(coverage.listed, 1)
+    shrink = (
+        max(0.0, 1 - evidence.live_rows / evidence.parent_live_rows) if evidence.parent_live_rows else 0.0
+    )
+    return [
+        _at_most("coverage", abs(coverage.listed - accounted), 0, "listed images that are not accounted for"),
+        _at_most("set_aside", coverage.set_aside, 0, "images set aside after their worker died"),
+        _at_most("rejected_share", rejected_share, limits.max_rejected_share, "share of rejected images"),
+        _at_most("shrink", shrink, limits.max_shrink_share, "share of images lost since the last snapshot"),
+        _at_least("not_empty", evidence.live_rows, 1, "images in the snapshot"),
+        _at_most("one_model", evidence.n_models, 1, "models in one snapshot"),
+        _at_most(
+            "unit_norm", evidence.norm_error, limits.norm_tolerance, "distance of a vector's norm from 1"
+        ),
+        _at_most("unique_ids", evidence.live_rows - evidence.distinct_live_ids, 0, "ids that occur twice"),
+        _at_least("recall", evidence.recall_low, limits.target_recall, "lower bound of the measured recall"),
+        _at_most("bit_balance", evidence.bit_imbalance, limits.max_bit_imbalance, "mean imbalance of a bit"),
+        _at_most("not_rolled_back", int(evidence.rolled_back), 0, "content that was rolled back before"),
+    ]
+
+
+def _at_most(name: str, value: float, threshold: float, what: str) -> GateRecord:
+    return _record(name, value, threshold, value <= threshold, f"{what}: {value:.6g}, at most {threshold:g}")
+
+
+def _at_least(name: str, value: float, threshold: float, what: str) -> GateRecord:
+    return _record(name, value, threshold, value >= threshold, f"{what}: {value:.6g}, at least {threshold:g}")
+
+
+def _record(name: str, value: float, threshold: float, passed: bool, message: str) -> GateRecord:  # noqa: FBT001
+    return GateRecord(
+        name=name, passed=bool(passed), value=float(value), threshold=float(threshold), message=message
+    )

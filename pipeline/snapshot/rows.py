@@ -1,0 +1,155 @@
+"""The rows of a snapshot: which rows of its immutable parts are alive, one bitmap of dead rows per part.
+
+A row dies when its image is listed no more, or when a newer part has a row for the same id. Bitmaps are
+packed little-endian (bit i of byte i >> 3 is row i), as ``numpy.packbits(bitorder="little")`` makes them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.embed.table import REJECTS_SCHEMA, read_vectors, rejects_bytes
+from pipeline.errors import DataCorrupt
+from pipeline.fingerprint import sha256_hex, task_key
+from pipeline.snapshot.manifest import Content, DeadRowsRef, PartRef
+from pipeline.storage.receipts import DataFile, Receipt, fetch, read_receipt, upload, write_receipt
+from pipeline.storage.store import ObjectStore
+from pipeline.values import Reject, RejectReason
+
+Mask = npt.NDArray[np.bool_]
+
+STAGE = "deletes"
+LISTING_STAGE = "listing_rejects"
+STAGE_VERSION = 1
+
+LIVE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("content_digest", pa.string()),
+        pa.field("part", pa.int32()),  # position in Content.parts
+        pa.field("row", pa.int32()),  # row in that part
+    ]
+)
+
+
+def dead_masks(store: ObjectStore, content: Content, cache: Path) -> dict[str, Mask]:
+    """For each part (by key) the rows that are dead."""
+    dead = {ref.part: ref for ref in content.dead_rows}
+    return {
+        part.key: _read_mask(store, dead[part.key], part.rows, cache)
+        if part.key in dead
+        else np.zeros(part.rows, dtype=bool)
+        for part in content.parts
+    }
+
+
+def live_rows(
+    store: ObjectStore, parts: Sequence[PartRef], dead: Mapping[str, Mask], cache: Path
+) -> pa.Table:
+    """All live rows (``LIVE_SCHEMA``), in the order of parts and rows; vectors stay where they are."""
+    tables = [LIVE_SCHEMA.empty_table()]
+    for number, part in enumerate(parts):
+        if part.embeddings is None:
+            continue
+        path = fetch(store, part.embeddings, cache)
+        table = pq.read_table(path, columns=["image_id", "version", "content_digest"])
+        if table.num_rows != part.rows:
+            raise DataCorrupt(
+                f"{part.embeddings.key} has {table.num_rows} rows, the manifest says {part.rows}",
+                fix="restore the object from a copy of the store, or rebuild with `bitsieve reindex`",
+            )
+        rows = np.flatnonzero(~dead[part.key]).astype(np.int32)
+        alive = table.take(pa.array(rows)).replace_schema_metadata(None)
+        alive = alive.append_column("part", pa.array(np.full(len(rows), number, dtype=np.int32)))
+        tables.append(alive.append_column("row", pa.array(rows)).cast(LIVE_SCHEMA))
+    return pa.concat_tables(tables)
+
+
+def live_vectors(
+    store: ObjectStore, live: pa.Table, parts: Sequence[PartRef], dim: int, cache: Path
+) -> npt.NDArray[np.float32]:
+    """The vectors of ``live`` (rows of ``LIVE_SCHEMA``, counting ``parts``), float32 [N, dim]."""
+    part_N = live["part"].to_numpy()
+    row_N = live["row"].to_numpy()
+    gathered_ND = np.empty((len(part_N), dim), dtype=np.float32)
+    for number in np.unique(part_N):
+        file = parts[number].embeddings
+        if file is not None:  # a part of rejects only has no live rows
+            here = part_N == number
+            gathered_ND[here] = read_vectors(fetch(store, file, cache))[row_N[here]]
+    return gathered_ND
+
+
+def refused_rows(store: ObjectStore, parts: Sequence[PartRef], cache: Path) -> pa.Table:
+    """All rejects of the snapshot's parts (``REJECTS_SCHEMA`` and ``since``), oldest part first."""
+    tables = [REJECTS_SCHEMA.append(pa.field("since", pa.int64())).empty_table()]
+    for part in parts:
+        if part.rejects is not None:
+            table = pq.read_table(fetch(store, part.rejects, cache), schema=REJECTS_SCHEMA)
+            tables.append(
+                table.append_column("since", pa.array([part.since] * table.num_rows, type=pa.int64()))
+            )
+    return pa.concat_tables(tables)
+
+
+def write_dead_rows(store: ObjectStore, masks: Mapping[str, Mask]) -> list[DeadRowsRef]:
+    """Writes the bitmaps of parts that have dead rows; an unchanged bitmap is not written again."""
+    refs = []
+    for part, mask in masks.items():
+        n_dead = int(mask.sum())
+        if n_dead == 0:
+            continue
+        data = np.packbits(mask, bitorder="little").tobytes()
+        key = task_key(STAGE, STAGE_VERSION, {}, [part, sha256_hex(data)])
+        receipt = read_receipt(store, STAGE, key)
+        if receipt is None:
+            file = upload(store, "deletes", key, ".bitmap", data)
+            receipt = write_receipt(
+                store,
+                Receipt(stage=STAGE, key=key, files={"bitmap": file}, counts={"dead": n_dead}, facts={}),
+            )
+        refs.append(DeadRowsRef(part=part, dead=n_dead, file=receipt.files["bitmap"]))
+    return refs
+
+
+def write_listing_rejects(store: ObjectStore, refused: pa.Table) -> DataFile | None:
+    """The rows that the listing itself refused, as a table of rejects; None if there are none."""
+    if refused.num_rows == 0:
+        return None
+    data = rejects_bytes([_as_reject(row) for row in refused.to_pylist()])
+    key = task_key(LISTING_STAGE, STAGE_VERSION, {}, [sha256_hex(data)])
+    receipt = read_receipt(store, LISTING_STAGE, key)
+    if receipt is None:
+        file = upload(store, "rejects", key, ".parquet", data)
+        counts = {"rejected": refused.num_rows}
+        receipt = write_receipt(
+            store, Receipt(stage=LISTING_STAGE, key=key, files={"rejects": file}, counts=counts, facts={})
+        )
+    return receipt.files["rejects"]
+
+
+def _as_reject(row: Mapping[str, Any]) -> Reject:
+    return Reject(
+        image_id=row["image_id"],
+        version=row["version"],
+        reason=RejectReason(row["reject"]),
+        detail=row["detail"],
+        locator=row["locator"],
+        size_bytes=row["size_bytes"],
+    )
+
+
+def _read_mask(store: ObjectStore, ref: DeadRowsRef, rows: int, cache: Path) -> Mask:
+    data = np.fromfile(fetch(store, ref.file, cache), dtype=np.uint8)
+    if len(data) != (rows + 7) // 8:
+        raise DataCorrupt(
+            f"{ref.file.key} has {len(data)} bytes, a part of {rows} rows needs {(rows + 7) // 8}",
+            fix="restore the object from a copy of the store",
+        )
+    return np.unpackbits(data, count=rows, bitorder="little").astype(bool)
