@@ -20,6 +20,7 @@
 - ``bootstrap``  the uncertainty of a mean over queries
 - ``recall``     recall at every C from one pass over the codes
 - ``calibrate``  the C that gives the recall asked for, and the recall published
+- ``reduce``     fit and build as stages with receipts: the only file here that knows the object store
 
-This room knows local files and arrays: no object store, no manifest, no Ray. It is the only door to faiss.
+The rest knows local files and arrays: no store, no manifest, no Ray. This room is the only door to faiss.
 """

@@ -14,6 +14,8 @@ from pipeline.index.arrays import FloatArray
 
 RESAMPLES = 1_000
 TAIL = 0.025
+DIGITS = 6
+"""Figures are rounded so that the order of a sum, which BLAS chooses, cannot show in a manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class Bootstrap:
     def __init__(self, n: int, seed: int) -> None:
         """``n`` queries; the same seed draws the same resamples."""
         drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) if n else None
-        self.ceiling = TAIL ** (1 / n) if n else 0.0
+        self.ceiling = round(TAIL ** (1 / n), DIGITS) if n else 0.0
         self._weights_RQ: FloatArray = np.zeros((RESAMPLES, 0)) if drawn is None else drawn / n
 
     def interval(self, value_Q: FloatArray) -> Interval:
@@ -42,11 +44,9 @@ class Bootstrap:
         if len(value_Q) == 0:
             return Interval(mean=0.0, low=0.0, high=0.0)
         mean_R = self._weights_RQ @ value_Q
-        low, high = np.quantile(mean_R, [TAIL, 1 - TAIL])
-        mean = float(value_Q.mean())
-        return Interval(
-            mean=mean, low=min(float(low), self.ceiling, mean), high=min(max(float(high), mean), 1.0)
-        )
+        tails = np.quantile(mean_R, [TAIL, 1 - TAIL])
+        mean, low, high = (round(float(value), DIGITS) for value in (value_Q.mean(), *tails))
+        return Interval(mean=mean, low=min(low, self.ceiling, mean), high=max(high, mean))
 
 
 def queries_needed(target: float) -> int:

@@ -58,7 +58,7 @@ def faces(shared_data: Path) -> Faces:
 def test_table_of_the_design_lies_between_worst_case_ties_and_real_search(
     recipe: Recipe, bits: int, faces: Faces, tmp_path: Path
 ) -> None:
-    """How the table breaks Hamming ties is not written down: at 128 bits that alone moves recall by .025.
+    """How the table breaks Hamming ties is not written down: at 128 bits that alone moves recall by .027.
 
     The worst case (the calibration's curve) and the real search bracket it; .01 is three standard errors of a
     mean over 4,000 queries.

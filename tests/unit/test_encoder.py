@@ -52,7 +52,7 @@ def test_codes_are_the_same_row_by_row_in_any_memory_order_and_in_one_block() ->
 
 
 def test_values_before_the_threshold_are_exact_in_any_order_of_summation() -> None:
-    """The promise of the module: the matrix product of multiples of 2**-26 and 2**-24 has no rounding at all."""
+    """The promise of the module: a product of multiples of 2**-26 and 2**-24 is never rounded."""
     encoder, x_ND = _fitted(), unit_rows(5, 48, seed=4)
     assert encoder.rotation_BD is not None
     centred = np.rint(x_ND.astype(np.float64) * 2**26) - encoder.mean_D * 2**26
