@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 _URI = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,254})(?:/(.*))?", re.DOTALL)
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
 _PART_THREADS = 4
@@ -156,15 +157,21 @@ class S3Store:
 
     def list_objects(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectStat]:
         """All objects, a page per request, each page asked for by the last key of the one before."""
-        after = self._prefix + start_after if start_after else ""
+        within, after = self._prefix + prefix, self._prefix + start_after if start_after else ""
         while True:
-            page, is_last = self._page(prefix, after)
+            page, is_last = self._page(within, after)
             for full, stat in page:
-                if stat.key:  # an object named like the prefix itself is its "folder" marker
+                if (
+                    stat.key and full > after and full.startswith(within)
+                ):  # no key: the prefix's "folder" marker
                     yield stat
-                after = full
             if is_last:
                 return
+            if (
+                not page or page[-1][0] <= after
+            ):  # an empty page that is not the last, or no way past odd keys
+                raise StorageError(f"{self._uri} cannot be listed beyond {after!r}")
+            after = page[-1][0]
 
     def delete(self, key: str) -> None:
         """One DeleteObject."""
@@ -195,11 +202,15 @@ class S3Store:
         del key
         return None
 
-    def _page(self, prefix: str, after: str) -> tuple[list[tuple[str, ObjectStat]], bool]:
-        """Up to 1000 objects after the full key ``after`` by full key; whether they are the last."""
-        request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
-        if after:
-            request["StartAfter"] = after
+    def _page(self, within: str, after: str) -> tuple[list[tuple[str, ObjectStat]], bool]:
+        """Up to 1000 objects by full key, some perhaps outside of what was asked; whether they are the last.
+
+        Ceph repeats prefix and start in its answer without the encoding that it gives to keys, so a control
+        character in them would make the answer unreadable as XML: they are cut short before one.
+        """
+        request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": _NOT_XML.split(within)[0]}
+        if start := _NOT_XML.split(after)[0]:
+            request["StartAfter"] = start
         reply = self._connection.call(
             lambda client: client.list_objects_v2(**request),
             f"listing {self._uri}",
@@ -216,7 +227,7 @@ class S3Store:
             )
             for item in reply.get("Contents", [])
         ]
-        return objects, not (objects and reply["IsTruncated"])
+        return objects, not reply["IsTruncated"]
 
     def _empty_range(self, key: str, start: int) -> bytes:
         stat = self.stat(key)

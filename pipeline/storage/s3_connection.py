@@ -8,7 +8,6 @@ in a long outage and do not cover the reading of bodies.
 
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ECHO = re.compile(rb"<(StartAfter|Prefix)>.*?</\1>", re.DOTALL)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 20.0
 _CHECK_CREDENTIALS = "check AWS_PROFILE, the AWS_* keys, or the role of this machine"
 _GRANT = (
@@ -122,9 +120,7 @@ class Connection:
         """This process's client; a client must not be shared with a forked child."""
         with self._lock:
             if self._connected is None or self._connected[0] != os.getpid():
-                client = self._connect()
-                client.meta.events.register_first("before-parse.s3.ListObjectsV2", _without_echo)
-                self._connected = (os.getpid(), client)
+                self._connected = (os.getpid(), self._connect())
             return self._connected[1]
 
     def _connect(self) -> "S3Client":
@@ -144,15 +140,6 @@ class Connection:
             return session.client("s3", region_name=region, endpoint_url=self._endpoint_url, config=config)
         except ValueError as exc:
             raise UsageError("the S3 endpoint is not a URL", "correct AWS_ENDPOINT_URL") from exc
-
-
-def _without_echo(response_dict: dict[str, Any], **_: object) -> None:
-    """Drops what was asked for from the answer to a listing.
-
-    Ceph repeats it without the encoding that it gives to keys; a control character in it then makes the
-    answer unreadable as XML.
-    """
-    response_dict["body"] = _ECHO.sub(b"", response_dict["body"])
 
 
 def _config(**more: Any) -> Config:
