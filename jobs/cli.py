@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import click
 import typer
 
-from jobs import evaluate, model, reindex_command, search, snapshots
+from jobs import demo, evaluate, model, reindex_command, search, snapshots
 from jobs.output import print_error, say
 from pipeline.errors import BitsieveError, UsageError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("demo")(demo.command)
 app.command("reindex")(reindex_command.command)
 app.command("search")(search.command)
 app.add_typer(snapshots.app, name="snapshots")

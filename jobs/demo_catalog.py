@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +60,18 @@ class _Sample:
     labels: bytes
 
 
-def write_demo_catalog(folder: Path, *, n_products: int = 200, views: int = 10, seed: int = 0) -> DemoCatalog:
+def write_demo_catalog(
+    folder: Path,
+    *,
+    n_products: int = 200,
+    views: int = 10,
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> DemoCatalog:
     """Writes the tars ``shop-00000.tar`` to ``shop-00007.tar`` into ``folder``, made if it is missing.
 
-    The same numbers write the same bytes. An earlier demo catalog in the folder is overwritten.
+    The same numbers write the same bytes. An earlier demo catalog in the folder is overwritten. ``advance``
+    is called with the number of images written so far.
 
     Raises:
         UsageError: if a count is out of range or the folder holds anything else.
@@ -77,7 +85,9 @@ def write_demo_catalog(folder: Path, *, n_products: int = 200, views: int = 10, 
     broken = _broken_images(n_products, seed)
     with ExitStack() as stack:
         tars = [stack.enter_context(_TarFile(folder / name)) for name in names]
-        for image_id, jpeg, labels in catalog_images(n_products, views, seed):
+        for done, (image_id, jpeg, labels) in enumerate(catalog_images(n_products, views, seed), start=1):
+            if advance is not None:
+                advance(done)
             tars[_tar_of(image_id, seed)].add(_sample(image_id, jpeg, labels))
         for product, image_id, jpeg, _ in broken:
             tars[_tar_of(image_id, seed)].add(_sample(image_id, jpeg, product_labels(product)))

@@ -158,7 +158,7 @@ def _index_facts(snapshot: OpenSnapshot) -> IndexFacts:
         candidates=point.candidates.get(point.k, 0),
         recall_asked=point.target,
         recall=Estimate(mean=found.mean, low=found.low, high=found.high),
-        n_calibration_queries=point.n_calibration,
+        n_calibration_queries=point.n_verification,
         k=point.k,
         curve=tuple(CurvePoint(candidates=p.candidates, recall=p.recall[point.k]) for p in point.curve),
     )

@@ -11,6 +11,7 @@ from jobs.run import Run
 from pipeline.errors import ModelError, ObjectMissing, StorageError, UsageError
 from pipeline.model.builtin import build_builtin_model
 from pipeline.model.file import Model, read_model
+from pipeline.model.probe import probe_in_child
 from pipeline.snapshot.publish import newest
 from pipeline.storage import layout
 from pipeline.storage.commit import commit
@@ -31,7 +32,9 @@ def collection_model(run: Run) -> Model:
     if run.config.model is not None:
         data = model_bytes(run.config.model)
         model = read_model(data, run.config.model)
-        commit(run.store, layout.model(model.model_id), data)
+        if run.store.stat(layout.model(model.model_id)) is None:
+            probe_in_child(data, run.config.model)  # a hostile file ends there, not here
+            commit(run.store, layout.model(model.model_id), data)
     else:
         manifest = newest(run.store, run.config.collection)
         if manifest is None:

@@ -1,5 +1,6 @@
 """Opens what a command works on: a run with its pool and progress, or a snapshot to read."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from jobs.progress import TerminalProgress
 from jobs.run import Run, cluster_options, default_cache, new_run_id, utc_now
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.config import CatalogConfig
+from pipeline.errors import StorageError, UsageError
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot
 from pipeline.storage.open import open_existing_store, open_store
@@ -19,6 +21,7 @@ from pipeline.telemetry import EventLog
 def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
     """A run over ``config``: Ray is shut down and events are written when it is left, however it is left."""
     config = config.model_copy(update={"source": absolute(config.source), "store": absolute(config.store)})
+    _check_apart(config.source, config.store)
     store = open_store(config.store)
     run_id = new_run_id(utc_now())
     events = EventLog(store, run_id)
@@ -33,9 +36,24 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
             progress=progress,
             events=events,
         )
-        yield run
-        events.record("run_ended", seconds=run.seconds, ray_started=pool.started)
-        events.flush()
+        try:
+            yield run
+        except BaseException as exc:
+            events.record("run_failed", error=type(exc).__name__, message=str(exc)[:2000])
+            raise
+        finally:
+            events.record("run_ended", seconds=run.seconds, ray_started=pool.started)
+            with contextlib.suppress(StorageError):  # never hide how the run itself ended
+                events.flush()
+
+
+def _check_apart(source: str, store: str) -> None:
+    inside = f"{store}/".startswith(f"{source}/")
+    if inside:
+        raise UsageError(
+            f"the store {store} lies in the source {source}: its files would be listed as images",
+            fix="choose a store beside the catalog",
+        )
 
 
 def open_snapshot(store_uri: str, collection: str, sequence: int | None) -> OpenSnapshot:

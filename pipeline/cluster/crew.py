@@ -25,10 +25,11 @@ from pipeline.errors import BitsieveError, StorageError, WorkerError
 _LOG = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 3
 _BACKOFF_S = 2.0
+_PATIENCE_S = 30.0
 
 
-def start(address: str | None, temp_dir: str | None) -> None:
-    """Starts Ray on this machine, or joins the cluster at ``address``.
+def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> None:
+    """Starts Ray on this machine with ``num_cpus`` to give away, or joins the cluster at ``address``.
 
     Raises:
         WorkerError: it did not start.
@@ -36,12 +37,17 @@ def start(address: str | None, temp_dir: str | None) -> None:
     try:
         if address is None:
             ray.init(
-                include_dashboard=False, _temp_dir=temp_dir, log_to_driver=False, logging_level=logging.ERROR
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                _temp_dir=temp_dir,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as exc:
-        first_line = str(exc).strip().splitlines()[0]
+        ray.shutdown()
+        first_line = _first_line(exc)
         raise WorkerError(
             f"Ray did not start on {address or 'this machine'}: {first_line}",
             fix="check --ray-address and its token (RAY_AUTH_TOKEN), free memory and /tmp",
@@ -101,28 +107,65 @@ class Crew(Generic[Task, Result]):
             max_task_retries=0,
         )
         self._todo = deque(_Try(index, 1) for index in range(len(tasks)))
-        self._idle: list[Any] = [self._remote.remote(make_worker) for _ in range(n_workers)]
+        self._starting: dict[Any, Any] = {}  # an actor gets no task before it has a place to run
+        self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, _Try]] = {}
+        self._starts_left = n_workers + _MAX_ATTEMPTS * len(tasks)
+        self._waiting_since_s = time.monotonic()
+        for _ in range(n_workers):
+            self._hire()
 
     def outcomes(self) -> Iterator[Done[Result] | SetAside]:
         """Each task's outcome as it comes."""
         while self._todo or self._running:
             self._hand_out()
-            ready, _ = (
-                ray.wait(list(self._running), num_returns=1, timeout=1.0) if self._running else ([], [])
-            )
-            if not self._running:
-                time.sleep(0.1)
-            for reference in ready:
+            for reference in self._ready():
+                if reference in self._starting:
+                    self._started(reference)
+                    continue
                 outcome = self._collect(reference)
                 if outcome is not None:
                     yield outcome
 
     def dismiss(self) -> None:
         """Ends the actors, whatever they are doing."""
-        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
-            with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
-                ray.kill(actor)
+        running = (actor for actor, _ in self._running.values())
+        for actor in [*self._starting.values(), *self._idle, *running]:
+            _kill(actor)
+
+    def _hire(self) -> None:
+        self._starts_left -= 1
+        actor = self._remote.remote(self._make_worker)
+        self._starting[actor.__ray_ready__.remote()] = actor
+
+    def _ready(self) -> list[Any]:
+        pending = [*self._running, *self._starting]
+        if not pending:
+            time.sleep(0.1)  # only tasks that wait for another try
+            return []
+        if self._running or self._idle:
+            self._waiting_since_s = time.monotonic()
+        elif time.monotonic() - self._waiting_since_s > _PATIENCE_S:
+            _LOG.warning("event=waiting_for_workers wanted=%d: the cluster has no room", len(self._starting))
+            self._waiting_since_s = time.monotonic()
+        ready, _ = ray.wait(pending, num_returns=1, timeout=1.0 if not self._idle else 0.1)
+        return list(ready)
+
+    def _started(self, reference: Any) -> None:
+        actor = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayError as exc:
+            _kill(actor)
+            unschedulable = isinstance(exc, ray.exceptions.ActorUnschedulableError)
+            if unschedulable or self._starts_left <= 0:
+                raise WorkerError(
+                    f"a worker did not start: {_first_line(exc)}", fix="check --workers and the cluster"
+                ) from exc
+            _LOG.warning("event=actor_start_failed reason=%r", _first_line(exc))
+            self._hire()
+            return
+        self._idle.append(actor)
 
     def _hand_out(self) -> None:
         now = time.monotonic()
@@ -145,6 +188,7 @@ class Crew(Generic[Task, Result]):
             self._failed(attempt, _our_error(exc))
             return None
         except ray.exceptions.RayError as exc:
+            _kill(actor)
             return self._died(attempt, exc)
         self._idle.append(actor)
         return Done(index=attempt.index, result=result)
@@ -159,17 +203,22 @@ class Crew(Generic[Task, Result]):
 
     def _died(self, attempt: _Try, error: Exception) -> SetAside | None:
         """The actor is gone: another takes its place and the task, unless this task has done it too often."""
-        reason = str(error).strip().splitlines()[0]
-        if isinstance(error, ray.exceptions.ActorUnschedulableError):
-            raise WorkerError(
-                f"no node can take a worker: {reason}", fix="check --workers and the cluster"
-            ) from error
+        reason = _first_line(error)
         _LOG.warning("event=actor_died task=%d attempt=%d reason=%r", attempt.index, attempt.attempt, reason)
-        self._idle.append(self._remote.remote(self._make_worker))
+        self._hire()
         if attempt.attempt >= _MAX_ATTEMPTS:
             return SetAside(index=attempt.index, attempts=attempt.attempt, reason=reason)
         self._todo.appendleft(_Try(attempt.index, attempt.attempt + 1))
         return None
+
+
+def _kill(actor: Any) -> None:
+    with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
+        ray.kill(actor)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _our_error(exc: ray.exceptions.RayTaskError) -> BitsieveError:

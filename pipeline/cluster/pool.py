@@ -40,7 +40,7 @@ class Pool(Protocol):
 
     @property
     def n_workers(self) -> int:
-        """How many workers run at once."""
+        """How many workers the last ``run`` had; 0 before the first."""
         ...
 
     def run(

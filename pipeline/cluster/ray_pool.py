@@ -1,8 +1,9 @@
 """A pool of Ray actors, embedded or on a cluster. Ray is not even imported before there is a task to run."""
 
 import contextlib
+import math
 import os
-import shutil
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.cluster.pool import ClusterOptions, Done, Result, SetAside, Task, Worker
+from pipeline.cluster.scratch import Scratch
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,7 +26,8 @@ class RayPool:
 
     options: ClusterOptions = field(default_factory=ClusterOptions)
     _started: bool = False
-    _temp_dir: str | None = None
+    _n_workers: int = 0
+    _scratch: Scratch | None = None
     _crews: Any = None  # the module that knows Ray, once it is needed
 
     def __enter__(self) -> "RayPool":
@@ -36,8 +39,8 @@ class RayPool:
         if self._started:
             self._crews.stop()
             self._started = False
-        if self._temp_dir is not None:
-            shutil.rmtree(self._temp_dir, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
 
     @property
     def started(self) -> bool:
@@ -46,10 +49,12 @@ class RayPool:
 
     @property
     def n_workers(self) -> int:
-        """How many actors are wanted; starts Ray if the cluster has to be asked."""
+        """How many actors the last ``run`` had; 0 before the first."""
+        return self._n_workers
+
+    def _wanted(self) -> int:
         if self.options.n_workers is not None:
             return self.options.n_workers
-        self._start()
         per_worker = self.options.gpus_per_worker
         resource, share = ("GPU", per_worker) if per_worker else ("CPU", self.options.cpus_per_worker)
         return max(1, int(self._crews.resources().get(resource, 0) / share))
@@ -61,7 +66,8 @@ class RayPool:
         if not tasks:
             return
         self._start()
-        crew = self._crews.Crew(make_worker, tasks, self.options, min(self.n_workers, len(tasks)))
+        self._n_workers = min(self._wanted(), len(tasks))
+        crew = self._crews.Crew(make_worker, tasks, self.options, self._n_workers)
         try:
             yield from crew.outcomes()
         finally:
@@ -72,19 +78,43 @@ class RayPool:
             return
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
+        _ensure_token()
         from pipeline.cluster import crew  # Ray reads the environment when it is imported
 
         if self.options.address is None:
-            self._temp_dir = tempfile.mkdtemp(prefix="bsv-", dir="/tmp")
-        crew.start(self.options.address, self._temp_dir)
-        _protect_token()
+            self._scratch = Scratch(Path("/tmp"))  # noqa: S108 - names are random and the folder is 0700
+        crew.start(self.options.address, str(self._scratch.path) if self._scratch else None, self._num_cpus())
         self._crews = crew
         self._started = True
 
+    def _num_cpus(self) -> int | None:
+        """CPUs that an embedded Ray gives away: what the workers asked for take; None lets Ray count."""
+        if self.options.n_workers is None:
+            return None
+        return math.ceil(self.options.n_workers * self.options.cpus_per_worker)
 
-def _protect_token() -> None:
-    """Ray writes its token with the umask of the day; only its owner may read it."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.exists():
-        with contextlib.suppress(OSError):
-            token.chmod(0o600)
+
+def _ensure_token() -> None:
+    """Makes Ray's token if there is none, and lets only its owner read it; Ray would use the umask."""
+    if os.environ["RAY_AUTH_MODE"] != "token" or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    default = Path.home() / ".ray" / "auth_token"
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", default))
+    with contextlib.suppress(OSError):  # a home that cannot be written to: Ray says what it needs
+        if token == default and not token.exists():
+            _make_token(token)
+        token.chmod(0o600)
+
+
+def _make_token(token: Path) -> None:
+    """Whole or absent, and never replaced: another driver may be making it too."""
+    token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=token.parent)  # 0600 from the beginning
+    aside = Path(name)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, token)
+    finally:
+        aside.unlink()

@@ -20,7 +20,7 @@ from pipeline.embed.outcome import Outcome, ShardOutcomes
 from pipeline.embed.table import EmbeddedImage, part_bytes, rejects_bytes
 from pipeline.errors import WorkerError
 from pipeline.fingerprint import task_key
-from pipeline.images.decode import DecodeLimits, ImageRejected
+from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
 from pipeline.images.preprocess import load_pixels
 from pipeline.model.session import EmbeddingSession, Provider
 from pipeline.storage import layout
@@ -63,6 +63,7 @@ class EmbedWorker:
     """Loads the model once and embeds shards, one at a time."""
 
     def __init__(self, settings: EmbedSettings) -> None:
+        quiet_decoder_warnings()
         self._settings = settings
         self._store = open_store(settings.store_uri)
         self._source = open_store(settings.source.uri)

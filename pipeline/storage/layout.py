@@ -50,11 +50,6 @@ def candidate(collection: str, run_id: str) -> str:
     return f"collections/{collection}/candidates/{run_id}.json"
 
 
-def report(collection: str, name: str) -> str:
-    """A report about a collection."""
-    return f"collections/{collection}/reports/{name}"
-
-
 def run_plan(run_id: str) -> str:
     """What a run set out to do, with its resolved configuration."""
     return f"runs/{run_id}/plan.json"
@@ -63,8 +58,3 @@ def run_plan(run_id: str) -> str:
 def run_events(run_id: str, number: int) -> str:
     """A batch of a run's events, JSON lines."""
     return f"runs/{run_id}/events/{number:06d}.jsonl"
-
-
-def run_progress(run_id: str) -> str:
-    """How far a run is, overwritten as it goes."""
-    return f"runs/{run_id}/progress.json"
