@@ -135,6 +135,6 @@ def _findings(found: dict[str, Any], report: EvaluationReport, folder: Path) -> 
     return [
         f"search        an unseen photo of p{_QUERY_PRODUCT:04d} finds {', '.join(labels)}: "
         f"{right} of {len(labels)} right",
-        f"evaluation    success@1 {success.macro:.3f}, mAP {average.macro:.3f} over {report.n_queries} queries",
+        f"evaluation    success@1 {success.macro:.3f}, mAP {average.macro:.3f}, {report.n_queries} queries",
         f"report        {os.path.relpath(folder / 'report.html')}",
     ]

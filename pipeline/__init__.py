@@ -21,5 +21,5 @@ The rooms, in the order data flows through them; each opens with what it does:
 - ``evaluate``  retrieval metrics and the report
 - ``cluster``   where tasks run (the only door to ray)
 
-``values`` and ``errors`` are shared by all; ``fingerprint`` names derived things; ``telemetry`` records events.
+``values`` and ``errors`` are shared by all; ``fingerprint`` names derived things; ``telemetry`` records.
 """

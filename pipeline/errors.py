@@ -5,13 +5,13 @@
     BitsieveError                 exit  kind
     ├── UsageError                 2    usage       change the command line
     │   ├── ConfigError            2    config      change the configuration
-    │   ├── SourceError            2    source      the catalog source is missing, empty or not readable as one
+    │   ├── SourceError            2    source      the catalog source is missing, empty or unreadable
     │   ├── ModelError             2    model       the model file is unreadable or does not say what it needs
-    │   └── StoreMismatch          2    store       the store, collection, model or source do not belong together
+    │   └── StoreMismatch          2    store       store, collection, model and source do not fit together
     ├── StorageError               1    storage     the object store failed; run again later
     │   ├── ObjectMissing          1    missing     an object that should exist does not
     │   ├── AccessDenied           1    access      credentials or permissions
-    │   └── StorageBusy            1    busy        throttled or timed out after every retry; the effect is unknown
+    │   └── StorageBusy            1    busy        throttled or timed out after every retry; effect unknown
     ├── DataCorrupt                1    corrupt     bytes do not match what their receipt says
     ├── WorkerError                1    worker      a worker died or could not start
     ├── CommitConflict             1    conflict    somebody else published first, again and again

@@ -75,7 +75,7 @@ def _members(file: BinaryIO, container: str) -> Iterator[tarfile.TarInfo]:
     file.seek(end)
     if file.read(_BLOCK) != bytes(_BLOCK):
         raise SourceError(
-            f"{container} is cut off: there is no end-of-archive marker at byte {end}, so members may be missing",
+            f"{container} is cut off: no end-of-archive marker at byte {end}, so members may be missing",
             fix="upload or write the tar again, or leave it out with --exclude",
         )
 
