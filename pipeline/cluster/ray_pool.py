@@ -41,6 +41,7 @@ class RayPool:
             self._started = False
         if self._scratch is not None:
             self._scratch.remove()
+            self._scratch = None
 
     @property
     def started(self) -> bool:

@@ -1,0 +1,34 @@
+"""Finds the processes that a test left behind: all that carry its mark in their environment."""
+
+import os
+import time
+from pathlib import Path
+
+MARK = "BITSIEVE_TEST_MARK"
+_RAY = (b"raylet", b"gcs_server", b"default_worker.py", b"ray::", b"log_monitor.py")
+
+
+def ray_processes(mark: str) -> list[str]:
+    """Command lines of Ray's processes that were started under ``MARK=mark``."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            command = (process / "cmdline").read_bytes()
+            if any(name in command for name in _RAY) and wanted in (process / "environ").read_bytes():
+                found.append(
+                    f"{process.name} {command.replace(bytes(1), b' ').decode(errors='replace')[:120]}"
+                )
+        except OSError:
+            continue
+    return found
+
+
+def ray_processes_left(mark: str, patience_s: float = 15.0) -> list[str]:
+    """The same, once those that are on their way out are gone."""
+    give_up_s = time.monotonic() + patience_s
+    while (left := ray_processes(mark)) and time.monotonic() < give_up_s:
+        time.sleep(0.1)
+    return left
