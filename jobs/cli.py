@@ -14,6 +14,7 @@ import typer
 
 from jobs import demo, evaluate, model, reindex_command, search, snapshots
 from jobs.output import print_error, say
+from jobs.packages import check_packages
 from pipeline.errors import BitsieveError, UsageError
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     as_json = "--json" in arguments
     try:
+        check_packages()
         code = app(list(arguments), standalone_mode=False)
     except BitsieveError as exc:
         print_error(exc, as_json=as_json)

@@ -45,7 +45,7 @@ class DecodeLimits:
     min_side_px: int = 1
 
 
-class ImageRejected(Exception):  # noqa: N818 - an outcome of an image, not an error of the run
+class ImageRejected(Exception):
     """The image, not the machine, is at fault: ``reason`` decides what follows, ``detail`` is for people."""
 
     def __init__(self, reason: RejectReason, detail: str) -> None:
