@@ -3,9 +3,8 @@
 1. List the source's objects (keys, sizes, ETags).
 2. For a prefix, every object is an image and its ETag and size are its version.
 3. For tars and Parquet files, walk each file once and hash its images. The result is a listing part with a
-   receipt whose
-   key holds the file's ETag, so that an unchanged file is never read again and a killed run goes on where it
-   was.
+   receipt whose key holds the file's ETag, so that an unchanged file is never read again and a killed run goes
+   on where it was. A file that changed while it was walked gets no receipt.
 4. Ids seen twice are refused, the first in plan order wins.
 """
 
@@ -22,11 +21,20 @@ import pyarrow.parquet as pq
 from pipeline.catalog.ids import CONTAINER_SEPARATOR, original, printable
 from pipeline.catalog.parquet import list_parquet
 from pipeline.catalog.source import SourceFormat, SourceListing, SourceSpec, list_source
-from pipeline.catalog.table import LISTING_SCHEMA, Catalog, ListedImage, ListingBuilder, refuse_duplicates
-from pipeline.catalog.webdataset import list_tar
+from pipeline.catalog.table import (
+    LISTING_SCHEMA,
+    MAX_IMAGE_BYTES,
+    Catalog,
+    ListedImage,
+    ListingBuilder,
+    refuse_duplicates,
+)
+from pipeline.catalog.webdataset import check_id_template, list_tar
+from pipeline.errors import StorageBusy
 from pipeline.fingerprint import task_key
 from pipeline.storage.receipts import Receipt, fetch, read_receipt, upload, write_receipt
 from pipeline.storage.store import ObjectStat, ObjectStore
+from pipeline.values import RejectReason
 
 STAGE = "list"
 STAGE_VERSION = 1
@@ -50,7 +58,9 @@ def list_catalog(
 
     Raises:
         SourceError: nothing is listed, or a tar or Parquet file cannot be read to its end.
+        StorageError: the source's store failed, or a file went or changed while it was walked.
     """
+    check_id_template(spec.id_template)
     listing = list_source(source, spec)
     if listing.format is SourceFormat.PREFIX:
         advance(1, 1)
@@ -115,9 +125,14 @@ def container_key(spec: SourceSpec, stat: ObjectStat) -> str:
 
 @contextmanager
 def container_file(source: ObjectStore, key: str, cache: Path) -> Iterator[Path]:
-    """The container as a local file: itself in a local source, else a download that is deleted after use."""
+    """The container as a local file: itself in a local source, else a download that is deleted after use.
+
+    Raises:
+        ObjectMissing: it is gone.
+    """
     local = source.local_path(key)
     if local is not None:
+        source.get_range(key, 0, 0)  # its absence is the store's to tell
         yield local
         return
     cache.mkdir(parents=True, exist_ok=True)
@@ -144,6 +159,12 @@ def _container(
             table, skipped = list_tar(path, stat.key, spec.id_template)
         else:
             table, skipped = list_parquet(path, stat.key, spec.id_column, spec.image_column)
+    now = source.stat(stat.key)
+    if now is None or now.etag != stat.etag:
+        raise StorageBusy(
+            f"{stat.key!r} in {source.uri} changed while it was listed",
+            fix="run again when whoever writes the catalog has finished",
+        )
     file = upload(store, "listings", key, ".parquet", _parquet_bytes(table))
     receipt = Receipt(
         stage=STAGE, key=key, files={FILE: file}, counts={"rows": table.num_rows, **skipped}, facts={}
@@ -162,6 +183,7 @@ def _prefix_table(listing: SourceListing) -> pa.Table:
     for stat in listing.objects:
         name = printable(stat.key)
         folder = name.rpartition("/")[0]
+        too_large = stat.size_bytes > MAX_IMAGE_BYTES
         builder.add(
             ListedImage(
                 image_id=name,
@@ -169,6 +191,8 @@ def _prefix_table(listing: SourceListing) -> pa.Table:
                 size_bytes=stat.size_bytes,
                 locator=name,
                 attributes={"folder": folder} if folder else {},
+                reject=RejectReason.TOO_LARGE if too_large else None,
+                detail=f"{stat.size_bytes} bytes, at most {MAX_IMAGE_BYTES}" if too_large else "",
             )
         )
     return builder.table()

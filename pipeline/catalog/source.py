@@ -13,10 +13,8 @@ from enum import StrEnum
 from pipeline.errors import SourceError
 from pipeline.storage.store import ObjectStat, ObjectStore
 
-_CONTAINER_SUFFIXES = {
-    ".tar": "webdataset",
-    ".parquet": "parquet",
-}
+_CONTAINER_SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
+_COMPRESSED_SUFFIXES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class SourceFormat(StrEnum):
@@ -83,6 +81,13 @@ def _wanted(key: str, spec: SourceSpec) -> bool:
 
 
 def _told_format(objects: Sequence[ObjectStat], uri: str) -> SourceFormat:
+    compressed = next((s.key for s in objects if s.key.lower().endswith(_COMPRESSED_SUFFIXES)), None)
+    if compressed is not None:
+        raise SourceError(
+            f"the catalog source {uri} holds a compressed tar, {compressed!r}, in which nothing can be found "
+            "without reading all of it",
+            fix="decompress the tars, or leave them out, as in --exclude '*.tar.gz'",
+        )
     kinds = set(_kinds(objects))
     if len(kinds) == 1:
         return SourceFormat(kinds.pop())
@@ -94,8 +99,8 @@ def _told_format(objects: Sequence[ObjectStat], uri: str) -> SourceFormat:
 
 def _kinds(objects: Sequence[ObjectStat]) -> Iterator[str]:
     for stat in objects:
-        suffix = "." + stat.key.rpartition(".")[2].lower()
-        yield _CONTAINER_SUFFIXES.get(suffix, "prefix")
+        _, dot, suffix = stat.key.rpartition(".")
+        yield _CONTAINER_SUFFIXES.get(dot + suffix.lower(), "prefix")
 
 
 def _left_out(skipped: dict[str, int]) -> str:

@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 
 from pipeline.values import RejectReason
 
+MAX_IMAGE_BYTES = 256 << 20
+"""What is larger is refused unread."""
+
 LISTING_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -133,7 +136,8 @@ def attributes_json(attributes: Mapping[str, object]) -> str:
     if not attributes:
         return "{}"
     kept = {name: value for name, value in attributes.items() if _is_scalar(value)}
-    return json.dumps(kept, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(kept, sort_keys=True, ensure_ascii=False)
+    return text.encode("utf-8", errors="replace").decode()  # JSON may escape half a surrogate pair
 
 
 def batches(table: pa.Table, rows: int) -> Iterator[pa.Table]:

@@ -2,28 +2,31 @@
 
 A sample is all members with one name up to the first dot after the last slash. ``json``, ``cls`` and ``txt``
 members are the sample's attributes, any other regular member is its image. Python's tarfile ends silently
-when a tar is cut between two members; a tar without its end marker is therefore refused.
+when a tar is cut between two members, and does not see what follows an end marker; a tar without its end
+marker, or with anything but zeros after it, is therefore refused.
 """
 
 import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from pipeline.catalog.ids import container_locator, printable, sample_name
-from pipeline.catalog.table import ListedImage, ListingBuilder
+from pipeline.catalog.table import MAX_IMAGE_BYTES, ListedImage, ListingBuilder
 from pipeline.errors import SourceError
 from pipeline.values import RejectReason
 
 ATTRIBUTE_EXTENSIONS = frozenset({"json", "cls", "txt"})
-MAX_IMAGE_BYTES = 256 << 20
 _MAX_ATTRIBUTE_BYTES = 1 << 20
 _BLOCK = 512
+_TEMPLATE_FIELDS = (("name", "", None), ("tar", "", None))
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class _Image:
 @dataclass(slots=True)
 class _Sample:
     images: list[_Image] = field(default_factory=list)
+    members: set[str] = field(default_factory=set)
     attributes: dict[str, object] = field(default_factory=dict)
 
 
@@ -51,7 +55,7 @@ def list_tar(path: Path, container: str, id_template: str = "{name}") -> tuple[p
         id_template: how an id is made of ``{name}`` and ``{tar}``.
 
     Raises:
-        SourceError: not a tar, or it ends before its end marker.
+        SourceError: not a tar, or it ends before its end marker, or not there.
     """
     samples: dict[str, _Sample] = {}
     with path.open("rb") as file:
@@ -60,10 +64,32 @@ def list_tar(path: Path, container: str, id_template: str = "{name}") -> tuple[p
     return _table(samples, printable(container), id_template)
 
 
-def _members(file: BinaryIO, container: str) -> Iterator[tarfile.TarInfo]:
+def check_id_template(template: str) -> None:
+    """Refuses a template that is not made of text, ``{name}`` and ``{tar}``.
+
+    Raises:
+        SourceError: it has another field, or no ``{name}``, so that ids could not differ.
+    """
     try:
-        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+        fields = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError:
+        fields = []
+    if ("name", "", None) not in fields or any(f not in _TEMPLATE_FIELDS for f in fields):
+        raise SourceError(
+            f"the id template {template!r} must contain {{name}} and nothing else in braces but {{tar}}",
+            fix="for example --id-template '{tar}/{name}'",
+        )
+
+
+def _members(file: BinaryIO, container: str) -> Iterator[tarfile.TarInfo]:
+    size_bytes = os.fstat(file.fileno()).st_size
+    try:
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             for info in tar:
+                if not info.offset < tar.offset <= size_bytes:
+                    raise tarfile.ReadError(
+                        f"{info.name!r} at byte {info.offset} would end at byte {tar.offset} of {size_bytes}"
+                    )
                 yield info
                 tar.members = []  # type: ignore[attr-defined]  # it would keep every header
             end = tar.offset
@@ -78,6 +104,12 @@ def _members(file: BinaryIO, container: str) -> Iterator[tarfile.TarInfo]:
             f"{container} is cut off: no end-of-archive marker at byte {end}, so members may be missing",
             fix="upload or write the tar again, or leave it out with --exclude",
         )
+    while block := file.read(1 << 20):
+        if block.count(0) != len(block):
+            raise SourceError(
+                f"{container} goes on after its end-of-archive marker at byte {end}: what follows is not read",
+                fix="write it as one tar (tars are joined by `tar -A`, not by `cat`), or leave it out",
+            )
 
 
 def _take(samples: dict[str, _Sample], file: BinaryIO, info: tarfile.TarInfo) -> None:
@@ -95,8 +127,11 @@ def _take(samples: dict[str, _Sample], file: BinaryIO, info: tarfile.TarInfo) ->
         image.reject, image.detail = RejectReason.TOO_LARGE, f"{info.size} bytes, at most {MAX_IMAGE_BYTES}"
     else:
         image.sha256 = _sha256(file, info.offset_data, info.size)
-    if any(other.member == info.name for other in sample.images):
+    if info.name in sample.members:
         image.reject, image.detail = RejectReason.DUPLICATE_ID, "the member name occurs before in this tar"
+    elif name == "" or name.endswith("/"):
+        image.reject, image.detail = RejectReason.BAD_ID, "nothing stands before the first dot of the name"
+    sample.members.add(info.name)
     sample.images.append(image)
 
 
