@@ -89,7 +89,7 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int
         done += shard.n_images
         if isinstance(outcome, Done):
             receipts[todo[outcome.index]] = outcome.result
-            _record_written(run, outcome.result)
+            _record_written(run, outcome)
         else:
             set_aside += shard.n_images
             run.events.record("task_set_aside", stage=STAGE, images=shard.n_images, reason=outcome.reason)
@@ -189,7 +189,7 @@ def _reduce(
                 fix="give the workers more memory, or make index.shard_rows smaller",
             )
         receipts[todo[outcome.index].key] = outcome.result
-        _record_written(run, outcome.result)
+        _record_written(run, outcome)
         run.progress.advance(len(tasks) - len(todo) + done)
     built = [receipt for receipt in receipts.values() if receipt is not None]
     refs = [*kept, *(_shard_ref(task, receipt) for task, receipt in zip(tasks, built, strict=True))]
@@ -255,9 +255,16 @@ def _norm_error(receipt: Receipt) -> float:
     return max(abs(facts["norm_min"] - 1), abs(facts["norm_max"] - 1)) if "norm_min" in facts else 0.0
 
 
-def _record_written(run: Run, receipt: Receipt) -> None:
+def _record_written(run: Run, outcome: Done[Receipt]) -> None:
+    receipt = outcome.result
     n_bytes = sum(file.size_bytes for file in receipt.files.values())
     run.bytes_written += n_bytes
     run.events.record(
-        "task_succeeded", stage=receipt.stage, key=receipt.key, counts=dict(receipt.counts), bytes=n_bytes
+        "task_succeeded",
+        stage=receipt.stage,
+        key=receipt.key,
+        counts=dict(receipt.counts),
+        bytes=n_bytes,
+        worker=outcome.worker,
+        peak_bytes=outcome.peak_bytes,
     )

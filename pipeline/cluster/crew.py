@@ -10,16 +10,18 @@ imports this file.
 
 import contextlib
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 import ray
 import ray.exceptions
 
-from pipeline.cluster.pool import ClusterOptions, Done, Result, SetAside, Task, Worker
+from pipeline.cluster.pool import CarefulWorker, ClusterOptions, Done, Result, SetAside, Task, Worker
 from pipeline.errors import BitsieveError, StorageError, WorkerError
 
 _LOG = logging.getLogger(__name__)
@@ -75,10 +77,15 @@ class _Actor:
         self._make_worker = make_worker
         self._worker: Worker[Any, Any] | None = None
 
-    def run(self, task: Any) -> Any:
+    def run(self, task: Any, careful: bool) -> tuple[Any, str, int]:  # noqa: FBT001 a Ray call
         if self._worker is None:
             self._worker = self._make_worker()
-        return self._worker.run(task)
+        if careful and isinstance(self._worker, CarefulWorker):
+            result = self._worker.run_carefully(task)
+        else:
+            result = self._worker.run(task)
+        node = ray.get_runtime_context().get_node_id()
+        return result, f"{node[:12]}:{os.getpid()}", _peak_bytes()
 
 
 @dataclass(slots=True)
@@ -86,6 +93,7 @@ class _Try:
     index: int
     attempt: int
     not_before_s: float = 0.0
+    careful: bool = False  # it has killed a worker before
 
 
 class Crew(Generic[Task, Result]):
@@ -177,12 +185,13 @@ class Crew(Generic[Task, Result]):
                 self._todo.append(attempt)
                 continue
             actor = self._idle.pop()
-            self._running[actor.run.remote(self._tasks[attempt.index])] = (actor, attempt)
+            reference = actor.run.remote(self._tasks[attempt.index], attempt.careful)
+            self._running[reference] = (actor, attempt)
 
     def _collect(self, reference: Any) -> Done[Result] | SetAside | None:
         actor, attempt = self._running.pop(reference)
         try:
-            result = ray.get(reference)
+            result, worker, peak_bytes = ray.get(reference)
         except ray.exceptions.RayTaskError as exc:
             self._idle.append(actor)
             self._failed(attempt, _our_error(exc))
@@ -191,7 +200,7 @@ class Crew(Generic[Task, Result]):
             _kill(actor)
             return self._died(attempt, exc)
         self._idle.append(actor)
-        return Done(index=attempt.index, result=result)
+        return Done(index=attempt.index, result=result, worker=worker, peak_bytes=peak_bytes)
 
     def _failed(self, attempt: _Try, error: BitsieveError) -> None:
         """The task raised: try again later if the store was at fault, else give up the run."""
@@ -199,7 +208,7 @@ class Crew(Generic[Task, Result]):
             raise error
         _LOG.warning("event=task_retried task=%d attempt=%d error=%r", attempt.index, attempt.attempt, error)
         later = time.monotonic() + _BACKOFF_S * 2 ** (attempt.attempt - 1)
-        self._todo.append(_Try(attempt.index, attempt.attempt + 1, later))
+        self._todo.append(_Try(attempt.index, attempt.attempt + 1, later, attempt.careful))
 
     def _died(self, attempt: _Try, error: Exception) -> SetAside | None:
         """The actor is gone: another takes its place and the task, unless this task has done it too often."""
@@ -208,8 +217,17 @@ class Crew(Generic[Task, Result]):
         self._hire()
         if attempt.attempt >= _MAX_ATTEMPTS:
             return SetAside(index=attempt.index, attempts=attempt.attempt, reason=reason)
-        self._todo.appendleft(_Try(attempt.index, attempt.attempt + 1))
+        self._todo.appendleft(_Try(attempt.index, attempt.attempt + 1, careful=True))
         return None
+
+
+def _peak_bytes() -> int:
+    """The most memory this process ever had resident; 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _kill(actor: Any) -> None:

@@ -1,8 +1,8 @@
 """Where tasks run: the pool's contract, its outcomes and its options. Knows nothing of Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -18,12 +18,23 @@ class Worker(Protocol[Task_contra, Result_co]):
         ...
 
 
+@runtime_checkable
+class CarefulWorker(Protocol):
+    """A worker that can find out which part of a task kills it."""
+
+    def run_carefully(self, task: Any) -> Any:
+        """Carries out a task that has killed a worker before; slower, with the same result."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done(Generic[Result]):
-    """Task number ``index`` was carried out."""
+    """Task ``index`` was carried out by ``worker`` (node:process); its memory peaked at ``peak_bytes``."""
 
     index: int
     result: Result
+    worker: str = field(default="", compare=False)
+    peak_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
