@@ -17,6 +17,9 @@ class RejectReason(StrEnum):
     TOO_LARGE = "too_large"  # more encoded bytes than the limit
     UNIDENTIFIED = "unidentified"  # no known image format begins like this
     FORMAT_NOT_ALLOWED = "format_not_allowed"  # an image, but of a format we do not open
+    DECODE_TIMEOUT = "decode_timeout"  # decoding took longer than the limit
+    DECODE_MEMORY = "decode_memory"  # decoding needs more memory than the limit
+    DECODER_CRASH = "decoder_crash"  # the decoder killed its process
     TRUNCATED = "truncated"  # the data ends before the image does
     CORRUPT = "corrupt"  # the decoder gave up for another reason
     TOO_MANY_PIXELS = "too_many_pixels"  # refused before decoding

@@ -5,7 +5,7 @@ itself, so that only the shard's listing goes in and only a receipt comes out. I
 shard, the model and the decode limits, never on batch size, threads or who runs it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,18 @@ from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.catalog.source import SourceSpec
 from pipeline.embed.outcome import Outcome, ShardOutcomes
-from pipeline.embed.table import EmbeddedImage, part_bytes, rejects_bytes
+from pipeline.embed.overlap import Stopwatch, ahead, mapped
+from pipeline.embed.table import part_bytes, rejects_bytes
+from pipeline.embed.watchdog import Watchdog
 from pipeline.errors import WorkerError
 from pipeline.fingerprint import task_key
 from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
-from pipeline.images.preprocess import load_pixels
+from pipeline.images.isolate import IsolatedLoader
+from pipeline.images.preprocess import LoadedImage, load_pixels
 from pipeline.model.session import EmbeddingSession, Provider
 from pipeline.storage import layout
 from pipeline.storage.open import open_store
 from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, write_receipt
-from pipeline.values import Reject
 
 STAGE = "embed"
 STAGE_VERSION = 1
@@ -34,6 +36,7 @@ PART = "embeddings"
 REJECTS = "rejects"
 
 _Pixels = npt.NDArray[Any]
+_Load = Callable[[bytes], LoadedImage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ class EmbedSettings:
     provider: Provider = "cpu"
     threads: int = 1
     batch_size: int = 8
+    fetch_ahead_bytes: int = 64 << 20
 
 
 def embed_key(shard: ImageShard, model_id: str, limits: DecodeLimits, provider: Provider) -> str:
@@ -72,6 +76,7 @@ class EmbedWorker:
             self._store.get(where), provider=settings.provider, threads=settings.threads, where=where
         )
         self._model = self._session.model
+        self._watchdog = Watchdog(settings.limits.max_seconds)
 
     def run(self, shard: ImageShard) -> Receipt:
         """Embeds the shard unless it has a receipt, and returns the receipt.
@@ -80,68 +85,80 @@ class EmbedWorker:
             StorageError: source or store failed; nothing was decided about the images.
             WorkerError: rows and rejects do not add up to the shard (a bug, never to be ignored).
         """
+        return self._embed(shard, self._load)
+
+    def run_carefully(self, shard: ImageShard) -> Receipt:
+        """As ``run``, but every image is decoded in a child that may die: slower, and finds the culprit."""
+        with IsolatedLoader(self._model.preprocess, self._settings.limits) as loader:
+            return self._embed(shard, loader.load)
+
+    def _embed(self, shard: ImageShard, load: _Load) -> Receipt:
         settings = self._settings
         key = embed_key(shard, settings.model_id, settings.limits, settings.provider)
         done = read_receipt(self._store, STAGE, key)
         if done is not None:
             return done
-        outcomes = ShardOutcomes()
-        for batch in self._batches(shard, outcomes):
-            self._infer(batch)
+        watch, outcomes = Stopwatch(), ShardOutcomes()
+        with watch.measure("wall"):
+            for batch in self._batches(shard, outcomes, load, watch):
+                self._infer(batch, watch)
+            with watch.measure("write"):
+                files, counts, facts = self._write(key, shard, outcomes)
+        facts["seconds"] = {stage: round(spent, 4) for stage, spent in sorted(watch.seconds.items())}
+        receipt = Receipt(stage=STAGE, key=key, files=files, counts=counts, facts=facts)
+        return write_receipt(self._store, receipt)
+
+    def _batches(
+        self, shard: ImageShard, outcomes: ShardOutcomes, load: _Load, watch: Stopwatch
+    ) -> Iterator[list[tuple[Outcome, _Pixels]]]:
+        """Prepared images, several at a time, while the next ones are fetched and decoded."""
+        settings = self._settings
+
+        def prepare(entry: tuple[FetchedImage, Outcome]) -> tuple[Outcome, _Pixels | None]:
+            with watch.measure("decode"):
+                return entry[1], _pixels(*entry, load)
+
+        fetched = read_images(self._source, settings.source, shard.table, settings.cache)
+        waiting = ahead(fetched, _held_bytes, settings.fetch_ahead_bytes)
+        entries = ((image, outcomes.add(image)) for image in _timed(waiting, watch))
+        wanted = max(settings.batch_size, self._session.preferred_images)
+        batch: list[tuple[Outcome, _Pixels]] = []
+        for outcome, pixels in mapped(entries, prepare, settings.threads, wanted):
+            if pixels is not None:
+                batch.append((outcome, pixels))
+            if len(batch) == wanted:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _load(self, data: bytes) -> LoadedImage:
+        with self._watchdog.guard():
+            return load_pixels(data, self._model.preprocess, self._settings.limits)
+
+    def _infer(self, batch: list[tuple[Outcome, _Pixels]], watch: Stopwatch) -> None:
+        with watch.measure("infer"):
+            vectors_ND, ok_N = self._session.embed(np.stack([pixels for _, pixels in batch]))
+        for (outcome, _), vector_D, ok in zip(batch, vectors_ND, ok_N, strict=True):
+            outcome.vector_D = vector_D if ok else None
+
+    def _write(
+        self, key: str, shard: ImageShard, outcomes: ShardOutcomes
+    ) -> tuple[dict[str, DataFile], dict[str, int], dict[str, Any]]:
+        """Uploads the part and the rejects; their files, counts and facts for the receipt."""
         rows, vectors, rejects = outcomes.settled()
         if len(rows) + len(rejects) != shard.n_images:
             raise WorkerError(
                 f"{shard.n_images} images went in, {len(rows)} rows and {len(rejects)} rejects came out",
                 fix="report this as a bug of bitsieve; nothing was written",
             )
-        vectors_ND = np.array(vectors, dtype=np.float32).reshape(len(rows), self._model.card.dim)
-        return self._write(key, rows, vectors_ND, rejects)
-
-    def _batches(self, shard: ImageShard, outcomes: ShardOutcomes) -> Iterator[list[tuple[Outcome, _Pixels]]]:
-        batch: list[tuple[Outcome, _Pixels]] = []
-        for image in read_images(self._source, self._settings.source, shard.table, self._settings.cache):
-            outcome = outcomes.add(image)
-            pixels = self._pixels(image, outcome)
-            if pixels is not None:
-                batch.append((outcome, pixels))
-            if len(batch) == self._settings.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-    def _pixels(self, image: FetchedImage, outcome: Outcome) -> _Pixels | None:
-        """The model's input for the image; None if its outcome is settled without the model."""
-        if outcome.reject is not None or outcome.same_as is not None:
-            return None
-        try:
-            loaded = load_pixels(image.data, self._model.preprocess, self._settings.limits)
-        except ImageRejected as exc:
-            outcome.reject, outcome.detail = exc.reason, exc.detail
-            return None
-        outcome.width_px, outcome.height_px = loaded.width_px, loaded.height_px
-        return loaded.pixels
-
-    def _infer(self, batch: list[tuple[Outcome, _Pixels]]) -> None:
-        vectors_ND, ok_N = self._session.embed(np.stack([pixels for _, pixels in batch]))
-        for (outcome, _), vector_D, ok in zip(batch, vectors_ND, ok_N, strict=True):
-            outcome.vector_D = vector_D if ok else None
-
-    def _write(
-        self, key: str, rows: list[EmbeddedImage], vectors_ND: npt.NDArray[np.float32], rejects: list[Reject]
-    ) -> Receipt:
-        metadata = {
-            "bitsieve.model_id": self._settings.model_id,
-            "bitsieve.source": self._settings.source.uri,
-            "bitsieve.stage": f"{STAGE}/{STAGE_VERSION}",
-        }
         files: dict[str, DataFile] = {}
         counts = {"rows": len(rows), "rejected": len(rejects)}
-        facts: dict[str, float] = {}
+        facts: dict[str, Any] = {}
         if rows:
-            files[PART] = upload(
-                self._store, "embeddings", key, ".parquet", part_bytes(rows, vectors_ND, metadata)
-            )
+            vectors_ND = np.array(vectors, dtype=np.float32)
+            data = part_bytes(rows, vectors_ND, self._metadata())
+            files[PART] = upload(self._store, "embeddings", key, ".parquet", data)
             norms = np.linalg.norm(vectors_ND.astype(np.float64), axis=1)
             facts = {"norm_min": float(norms.min()), "norm_max": float(norms.max())}
         if rejects:
@@ -149,6 +166,38 @@ class EmbedWorker:
         for reject in rejects:
             name = f"rejected.{reject.reason.value}"
             counts[name] = counts.get(name, 0) + 1
-        return write_receipt(
-            self._store, Receipt(stage=STAGE, key=key, files=files, counts=counts, facts=facts)
-        )
+        return files, counts, facts
+
+    def _metadata(self) -> dict[str, str]:
+        return {
+            "bitsieve.model_id": self._settings.model_id,
+            "bitsieve.source": self._settings.source.uri,
+            "bitsieve.stage": f"{STAGE}/{STAGE_VERSION}",
+        }
+
+
+def _pixels(image: FetchedImage, outcome: Outcome, load: _Load) -> _Pixels | None:
+    """The model's input for the image; None if its outcome is settled without the model."""
+    if outcome.reject is not None or outcome.same_as is not None:
+        return None
+    try:
+        loaded = load(image.data)
+    except ImageRejected as exc:
+        outcome.reject, outcome.detail = exc.reason, exc.detail
+        return None
+    outcome.width_px, outcome.height_px = loaded.width_px, loaded.height_px
+    return loaded.pixels
+
+
+def _held_bytes(image: FetchedImage) -> int:
+    return len(image.data) + 1024  # what the object itself takes, roughly
+
+
+def _timed(items: Iterator[FetchedImage], watch: Stopwatch) -> Iterator[FetchedImage]:
+    """The items; the time until each is there counts as waiting for the source."""
+    while True:
+        with watch.measure("fetch_wait"):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item

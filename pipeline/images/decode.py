@@ -43,6 +43,8 @@ class DecodeLimits:
     max_side_px: int = 16_384
     max_pixels: int = 80_000_000
     min_side_px: int = 1
+    max_seconds: float = 20.0
+    max_memory_bytes: int = 3 << 30
 
 
 class ImageRejected(Exception):

@@ -1,0 +1,130 @@
+"""Lets fetching run ahead of decoding, and decoding ahead of inference, bounded by bytes and by count.
+
+Order is kept everywhere, so what comes out does not depend on timing. An error travels to whoever consumes; a
+consumer that stops early ends the threads.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds by stage, added up over threads: busy for decode, infer and write, waiting for fetch."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Adds the time inside to ``stage``; several threads may measure at once."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - started
+            with self._lock:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
+
+
+def ahead(items: Iterable[T], size_bytes: Callable[[T], int], budget_bytes: int) -> Iterator[T]:
+    """Draws ``items`` in a thread of its own while at most ``budget_bytes`` of them wait (one always may)."""
+    buffer: _Buffer[T] = _Buffer(size_bytes, budget_bytes)
+    thread = threading.Thread(target=buffer.fill, args=(items,), name="fetch", daemon=True)
+    thread.start()
+    try:
+        yield from buffer.drain()
+    finally:
+        buffer.close()
+        thread.join()
+
+
+def mapped(items: Iterable[T], work: Callable[[T], U], threads: int, waiting: int) -> Iterator[U]:
+    """``work`` over ``items`` on ``threads`` threads, in order, at most ``waiting`` results ahead.
+
+    One thread or none works in the caller's thread: with one core there is nothing to overlap.
+    """
+    if threads <= 1:
+        yield from map(work, items)
+        return
+    pending: deque[Future[U]] = deque()
+    with ThreadPoolExecutor(threads, "decode") as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > waiting:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class _Buffer(Generic[T]):
+    """A queue bounded by bytes between one filling thread and one draining thread."""
+
+    def __init__(self, size_bytes: Callable[[T], int], budget_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._budget_bytes = budget_bytes
+        self._items: deque[T] = deque()
+        self._held_bytes = 0
+        self._error: BaseException | None = None
+        self._ended = False
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def fill(self, items: Iterable[T]) -> None:
+        """Puts all items in, waiting for room; remembers the error that ended them."""
+        try:
+            for item in items:
+                if not self._put(item):
+                    return
+        except BaseException as exc:  # handed to the consumer, whatever it is
+            self._error = exc
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def drain(self) -> Iterator[T]:
+        """The items in order; raises what ended them."""
+        while True:
+            with self._changed:
+                while not self._items and not self._ended:
+                    self._changed.wait()
+                if not self._items:
+                    break
+                item = self._items.popleft()
+                self._held_bytes -= self._size_bytes(item)
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Tells the filling thread to stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _put(self, item: T) -> bool:
+        size = self._size_bytes(item)
+        with self._changed:
+            while self._items and self._held_bytes + size > self._budget_bytes and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return False
+            self._items.append(item)
+            self._held_bytes += size
+            self._changed.notify_all()
+            return True
