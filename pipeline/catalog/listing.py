@@ -3,8 +3,8 @@
 1. List the source's objects (keys, sizes, ETags).
 2. For a prefix, every object is an image and its ETag and size are its version.
 3. For tars and Parquet files, walk each file once and hash its images. The result is a listing part with a
-   receipt whose key holds the file's ETag, so that an unchanged file is never read again and a killed run goes
-   on where it was. A file that changed while it was walked gets no receipt.
+   receipt whose key holds the file's ETag, so that an unchanged file is never read again and a killed run
+   goes on where it was. A file that changed while it was walked gets no receipt.
 4. Ids seen twice are refused, the first in plan order wins.
 """
 

@@ -20,6 +20,7 @@ from pipeline.values import RejectReason
 _ID_COLUMNS = ("image_id", "id", "key", "__key__", "name", "path")
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "data")
 _MAX_GROUP_BYTES = 4 << 30
+_DETAILS = {RejectReason.BAD_ID: "null or empty id", RejectReason.EMPTY: "null image bytes"}
 
 
 def list_parquet(
@@ -61,7 +62,7 @@ def image_columns(
     file: pq.ParquetFile, container: str, id_column: str | None, image_column: str | None
 ) -> tuple[str, str]:
     """The names of the id column and the image column: as asked for, or the first usual name there."""
-    schema = file.schema_arrow
+    schema = _schema(file, container)
     id_name = _pick(schema, container, id_column, _ID_COLUMNS, "id", _is_text_or_int)
     image_name = _pick(schema, container, image_column, _IMAGE_COLUMNS, "image", _is_image)
     return id_name, image_name
@@ -92,11 +93,19 @@ def _list_group(
     id_name, image_name = names
     plain = [field.name for field in file.schema_arrow if field.name not in names and _is_plain(field.type)]
     table = read_group(file, group, [id_name, image_name, *plain], container)
-    ids = table[id_name].to_pylist()
-    attributes = table.select(plain).to_pylist() if plain else [{}] * table.num_rows
+    try:
+        ids = table[id_name].to_pylist()
+        attributes = table.select(plain).to_pylist() if plain else [{}] * table.num_rows
+    except ValueError as exc:  # text that is not UTF-8
+        raise SourceError(
+            f"{container}: row group {group} has unreadable text: {exc}", fix="write the file again"
+        ) from exc
     for row, (image_id, data) in enumerate(zip(ids, _each(table[image_name]), strict=True)):
         usable = image_id is not None and str(image_id) != ""
         name = printable(str(image_id)) if usable else f"row {group}/{row}"
+        reject = None if usable else RejectReason.BAD_ID
+        if usable and data is None:
+            reject = RejectReason.EMPTY
         builder.add(
             ListedImage(
                 image_id=name,
@@ -107,16 +116,8 @@ def _list_group(
                 row_group=group,
                 offset=row,
                 attributes={key: value for key, value in attributes[row].items() if value is not None},
-                reject=None
-                if usable and data is not None
-                else RejectReason.EMPTY
-                if usable
-                else RejectReason.BAD_ID,
-                detail=""
-                if usable and data is not None
-                else "null image bytes"
-                if usable
-                else "null or empty id",
+                reject=reject,
+                detail="" if reject is None else _DETAILS[reject],
             )
         )
 
@@ -142,13 +143,24 @@ def _pick(
     )
 
 
+def _schema(file: pq.ParquetFile, container: str) -> pa.Schema:
+    try:
+        return file.schema_arrow
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise SourceError(
+            f"{container} has a schema that cannot be read: {exc}", fix="write the file again"
+        ) from exc
+
+
 def _is_text_or_int(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):  # a category of pandas
+        return _is_text_or_int(kind.value_type)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind))
 
 
 def _is_image(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return "bytes" in {field.name for field in kind}
+        return any(field.name == "bytes" and _is_image(field.type) for field in kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 

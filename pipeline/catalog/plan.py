@@ -1,9 +1,9 @@
 """Cuts the images to embed into image shards: units of work that are committed one by one.
 
-Where a shard ends depends on the rows near the cut only, not on how many came before: at the end of a tar or
-Parquet file, or after an id whose checksum says so. An image that is added or deleted in the middle of a
-catalog therefore changes one shard's key, not all that follow, and a backfill that is resumed a week later
-still finds its work done.
+Where a shard ends depends on the rows near the cut, not on how many came before: after an id whose checksum
+says so, or at the end of a tar or Parquet file. Behind an image that is added or deleted in the middle of a
+catalog the cuts soon fall where they fell before, so that few shards get another key, and a backfill that is
+resumed a week later still finds its work done.
 """
 
 import zlib
@@ -46,23 +46,23 @@ def plan_shards(fresh: pa.Table, max_images: int = MAX_SHARD_IMAGES) -> list[Ima
 def _usual_images(n_images: int, max_images: int) -> int:
     """A power of two near a 64th of the catalog: it stays the same while the catalog grows by half."""
     usual = 256
-    while usual * 2 <= max_images and usual * _SHARDS_WANTED < n_images:
+    while usual * 4 <= max_images and usual * _SHARDS_WANTED < n_images:
         usual *= 2
-    return min(usual, max_images)
+    return min(usual, max(1, max_images // 2))
 
 
 def _cuts(fresh: pa.Table, usual: int, max_images: int) -> Iterator[int]:
     ids = fresh["image_id"].to_pylist()
     containers = fresh["container"].to_pylist()
+    at_most = min(2 * usual, max_images)
     start = 0
     for row, image_id in enumerate(ids, start=1):
         size = row - start
         last = row == len(ids)
         container_ends = last or containers[row] != containers[row - 1]
-        in_prefix = containers[row - 1] == ""
-        by_checksum = in_prefix and size >= usual // 2 and zlib.crc32(image_id.encode()) % usual == 0
-        by_container = container_ends and not in_prefix and size >= usual
-        if last or size >= max_images or by_checksum or by_container or (in_prefix and size >= 2 * usual):
+        by_checksum = size >= usual // 2 and zlib.crc32(image_id.encode()) % usual == 0
+        by_container = size >= usual and container_ends
+        if last or size >= at_most or by_checksum or by_container:
             yield row
             start = row
 

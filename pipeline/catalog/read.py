@@ -8,6 +8,7 @@ or changed since it was listed is handed on as a reject; a failing store is an e
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.catalog.ids import original
 from pipeline.catalog.listing import container_file
 from pipeline.catalog.parquet import image_bytes, image_columns, open_parquet, read_group
 from pipeline.catalog.source import SourceSpec
-from pipeline.errors import ObjectMissing
+from pipeline.errors import DataCorrupt, ObjectMissing, SourceError
 from pipeline.storage.store import ObjectStore
 from pipeline.values import RejectReason
 
@@ -89,10 +90,16 @@ def _tar(source: ObjectStore, container: str, rows: list[Row]) -> Iterator[Fetch
             block = source.get_range(container, start, end - start)
         except ObjectMissing as exc:
             yield from (_refused(row, RejectReason.SOURCE_MISSING, exc.message) for row in members)
-            continue
-        for row in members:
-            offset = row["offset"] - start
-            yield _checked(row, block[offset : offset + row["size_bytes"]])
+        except DataCorrupt as exc:  # the tar is shorter now: the range's first images may still be there
+            if len(members) > 1:
+                for row in members:
+                    yield from _tar(source, container, [row])
+            else:
+                yield _refused(members[0], RejectReason.SOURCE_CHANGED, exc.message)
+        else:
+            for row in members:
+                offset = row["offset"] - start
+                yield _checked(row, block[offset : offset + row["size_bytes"]])
 
 
 def _ranges(rows: list[Row]) -> Iterator[tuple[int, int, list[Row]]]:
@@ -114,20 +121,30 @@ def _ranges(rows: list[Row]) -> Iterator[tuple[int, int, list[Row]]]:
 def _parquet(
     source: ObjectStore, spec: SourceSpec, container: str, rows: list[Row], cache: Path
 ) -> Iterator[FetchedImage]:
-    try:
-        with container_file(source, container, cache) as path, open_parquet(path, container) as file:
-            names = image_columns(file, container, spec.id_column, spec.image_column)
-            for group, members in groupby(rows, key=lambda row: row["row_group"]):
-                yield from _row_group(file, group, list(members), container, names[1])
-    except ObjectMissing as exc:
-        yield from (_refused(row, RejectReason.SOURCE_MISSING, exc.message) for row in rows)
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(container_file(source, container, cache))
+            file = stack.enter_context(open_parquet(path, container))
+            name = image_columns(file, container, spec.id_column, spec.image_column)[1]
+        except ObjectMissing as exc:
+            yield from (_refused(row, RejectReason.SOURCE_MISSING, exc.message) for row in rows)
+            return
+        except SourceError as exc:  # it could be read when it was listed
+            yield from (_refused(row, RejectReason.SOURCE_CHANGED, exc.message) for row in rows)
+            return
+        for group, members in groupby(rows, key=lambda row: row["row_group"]):
+            yield from _row_group(file, group, list(members), container, name)
 
 
 def _row_group(
     file: pq.ParquetFile, group: int, rows: list[Row], container: str, image_name: str
 ) -> Iterator[FetchedImage]:
     n_rows = file.metadata.row_group(group).num_rows if group < file.num_row_groups else 0
-    column = image_bytes(read_group(file, group, [image_name], container)[image_name]) if n_rows else None
+    try:
+        column = image_bytes(read_group(file, group, [image_name], container)[image_name]) if n_rows else None
+    except SourceError as exc:
+        yield from (_refused(row, RejectReason.SOURCE_CHANGED, exc.message) for row in rows)
+        return
     for row in rows:
         data = column[row["offset"]].as_py() if column is not None and row["offset"] < n_rows else None
         yield _checked(row, data or b"")

@@ -107,7 +107,7 @@ def _members(file: BinaryIO, container: str) -> Iterator[tarfile.TarInfo]:
     while block := file.read(1 << 20):
         if block.count(0) != len(block):
             raise SourceError(
-                f"{container} goes on after its end-of-archive marker at byte {end}: what follows is not read",
+                f"{container} goes on after its end-of-archive marker at byte {end}: the rest is not read",
                 fix="write it as one tar (tars are joined by `tar -A`, not by `cat`), or leave it out",
             )
 

@@ -1,0 +1,181 @@
+"""Reading listed images: exactly the listed bytes in their order, or a reason for each that is not there."""
+
+import hashlib
+import random
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.catalog import read
+from pipeline.catalog.read import FetchedImage, read_images
+from pipeline.catalog.source import SourceSpec
+from pipeline.errors import AccessDenied, StorageError
+from pipeline.storage.local import LocalStore
+from tests.support.tiny_catalogs import age, jpeg, list_of, tar_of, write_folder, write_parquet, write_tar
+
+N = 40
+
+
+def make_folder(source: Path, first: int = 0) -> None:
+    write_folder(source, {f"d{n % 3}/{n:02d}.jpg": jpeg(first + n) for n in range(N)})
+
+
+def make_tars(source: Path, first: int = 0) -> None:
+    write_tar(source / "a.tar", [(f"{n:02d}.jpg", jpeg(first + n)) for n in range(0, N, 2)])
+    write_tar(source / "b.tar", [(f"{n:02d}.jpg", jpeg(first + n)) for n in range(1, N, 2)])
+
+
+def make_parquet(source: Path, first: int = 0) -> None:
+    for name, numbers in (("a", range(0, N, 2)), ("b", range(1, N, 2))):
+        columns = {"id": [f"{n:02d}" for n in numbers], "image": [jpeg(first + n) for n in numbers]}
+        write_parquet(source / f"{name}.parquet", columns, rows_per_group=7)
+
+
+def make_structs(source: Path, first: int = 0) -> None:
+    images = [{"bytes": jpeg(first + n), "path": None} for n in range(N)]
+    columns = {"id": [f"{n:02d}" for n in range(N)], "image": images}
+    write_parquet(source / "a.parquet", columns, rows_per_group=7)
+
+
+MAKERS = [make_folder, make_tars, make_parquet, make_structs]
+Make = Callable[..., None]
+
+
+def fetch(source: Path, rows: pa.Table, cache: Path) -> list[FetchedImage]:
+    return list(read_images(LocalStore(source), SourceSpec(uri=str(source)), rows, cache))
+
+
+def reasons(images: list[FetchedImage]) -> list[str | None]:
+    return [None if image.reject is None else image.reject.value for image in images]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("order", ["listed", "shuffled", "some"])
+def test_read_images_gives_the_listed_bytes_in_the_asked_order(
+    make: Make, order: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "src")
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    where = list(range(N))
+    if order != "listed":
+        random.Random(1).shuffle(where)
+    if order == "some":
+        where = sorted(where[:13])
+    rows = rows.take(pa.array(where))
+    images = fetch(tmp_path / "src", rows, tmp_path)
+    assert [image.image_id for image in images] == rows["image_id"].to_pylist()
+    for image in images:
+        number = int(image.image_id.rpartition("/")[2][:2])
+        assert image.data == jpeg(number)
+        assert image.content_digest == hashlib.sha256(jpeg(number)).hexdigest()
+        assert image.reject is None
+    assert [image.version for image in images] == rows["version"].to_pylist()
+    assert [image.locator for image in images] == rows["locator"].to_pylist()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_read_images_source_that_is_gone_is_source_missing(make: Make, tmp_path: Path) -> None:
+    make(tmp_path / "src")
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    (tmp_path / "src").rename(tmp_path / "elsewhere")
+    images = fetch(tmp_path / "src", rows, tmp_path)
+    assert reasons(images) == ["source_missing"] * N
+    assert {(image.data, image.content_digest) for image in images} == {(b"", "")}
+    assert all(image.detail for image in images)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_read_images_other_bytes_are_source_changed(make: Make, tmp_path: Path) -> None:
+    make(tmp_path / "src")
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    make(tmp_path / "src", 1000)
+    for path in (tmp_path / "src").rglob("*.*"):
+        age(path)
+    assert reasons(fetch(tmp_path / "src", rows, tmp_path)) == ["source_changed"] * N
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_read_images_one_object_gone_refuses_only_its_rows(make: Make, tmp_path: Path) -> None:
+    make(tmp_path / "src")
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    victim = sorted(path for path in (tmp_path / "src").rglob("*") if path.is_file())[0]
+    victim.unlink()
+    key = victim.relative_to(tmp_path / "src").as_posix()
+    expected = [
+        "source_missing" if key in (row["container"], row["locator"]) else None for row in rows.to_pylist()
+    ]
+    assert reasons(fetch(tmp_path / "src", rows, tmp_path)) == expected
+    assert expected.count("source_missing") >= 1
+
+
+@pytest.mark.parametrize("make", [make_tars, make_parquet, make_structs])
+@pytest.mark.parametrize("damage", ["empty", "garbage", "half"])
+def test_read_images_container_damaged_since_is_source_changed(
+    make: Make, damage: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "src")
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    path = next((tmp_path / "src").glob("a.*"))
+    data = path.read_bytes()
+    path.write_bytes({"empty": b"", "garbage": bytes(len(data)), "half": data[: len(data) // 2]}[damage])
+    images = fetch(tmp_path / "src", rows, tmp_path)
+    assert len(images) == N
+    assert set(reasons(images)) <= {None, "source_changed"}
+    for image in images:
+        assert (image.reject is None) == (image.data == jpeg(int(image.image_id)))
+    assert "source_changed" in reasons(images)
+
+
+def test_read_images_shorter_tar_still_gives_its_first_images(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "src" / "a.tar", tar_of(1, 2, 3))
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[2].offset_data
+    path.write_bytes(path.read_bytes()[: third + 10])
+    assert reasons(fetch(tmp_path / "src", rows, tmp_path)) == [None, None, "source_changed"]
+
+
+def test_read_images_parquet_of_fewer_or_other_columns_is_source_changed(tmp_path: Path) -> None:
+    make_parquet(tmp_path / "src")
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    write_parquet(tmp_path / "src" / "a.parquet", {"id": ["00"], "image": [jpeg(0)]})
+    write_parquet(tmp_path / "src" / "b.parquet", {"id": ["01"], "picture": [jpeg(1)]})
+    images = fetch(tmp_path / "src", rows, tmp_path)
+    assert reasons(images) == [None] + ["source_changed"] * (N - 1)
+
+
+@pytest.mark.parametrize("sizes", [[0], [0, 0, 5, 0], [700_000, 5, 700_000]])
+def test_read_images_of_any_size_come_whole(
+    sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "_RANGE_BYTES", 1_000_000)
+    monkeypatch.setattr(read, "_GAP_BYTES", 1024)
+    rng = random.Random(2)
+    bodies = [rng.randbytes(size) for size in sizes]
+    members = [(f"{n}.bin", body) for n, body in enumerate(bodies)]
+    write_tar(
+        tmp_path / "src" / "a.tar", [(f"{n}.{kind}", body) for n, body in enumerate(bodies) for kind in ["x"]]
+    )
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    assert [image.data for image in fetch(tmp_path / "src", rows, tmp_path)] == [body for _, body in members]
+
+
+class BrokenStore(LocalStore):
+    """Every read fails for reasons of its own."""
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        raise StorageError("the network is down")
+
+    def read(self, key: str) -> tuple[object, bytes]:  # type: ignore[override]
+        raise AccessDenied("the credentials have expired")
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_read_images_store_that_fails_is_an_error_never_a_reject(make: Make, tmp_path: Path) -> None:
+    make(tmp_path / "src")
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    with pytest.raises(StorageError):
+        next(read_images(BrokenStore(tmp_path / "src"), SourceSpec(uri=""), rows, tmp_path))
