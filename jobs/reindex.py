@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from jobs.inherit import inherited
 from jobs.models import collection_model
 from jobs.run import Run, software_versions, utc_now
 from jobs.stages import Embedded, embed_stage, index_stage, models_in
@@ -102,6 +103,7 @@ def reindex(run: Run) -> Night:
 def _night(run: Run, model: Model) -> Night:
     manifest = newest(run.store, run.config.collection)
     _check_source(run, manifest)
+    run.config = inherited(run.config, manifest)
     with run.stage("list"):
         catalog = _list(run)
     with run.stage("diff"):
@@ -166,7 +168,7 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
         n_models=len({content.model.id, *models_in(run, found.embedded.parts)}),
         norm_error=found.embedded.norm_error,
         recall_low=1.0 if point.method == "exact" else point.ann_recall[point.k].low,
-        bit_imbalance=bit_imbalance,
+        bit_imbalance=bit_imbalance if point.method == "hamming" else 0.0,  # else no search uses bits
         rolled_back=digest in refused_digests,
     )
     gates_config = run.config.gates

@@ -122,7 +122,7 @@ def in_words(run: Run, night: Night) -> str:
         )
     embed_s = run.seconds.get("embed", 0.0)
     if coverage.embedded and embed_s:
-        lines.append(f"embedded {coverage.embedded / embed_s:.0f} images/s on {run.pool.n_workers} workers")
+        lines.append(f"embedded {coverage.embedded / embed_s:.0f} images/s{_limited_by(run)}")
     if night.published:
         lines.append(
             f"published snapshot {manifest.sequence} of {manifest.collection}: {manifest.digest[:16]}"
@@ -130,6 +130,20 @@ def in_words(run: Run, night: Night) -> str:
     elif not night.refused:
         lines.append(f"nothing changed: snapshot {manifest.sequence} of {manifest.collection} stands")
     return "\n".join(lines)
+
+
+def _limited_by(run: Run) -> str:
+    """Which stage the workers spent their time in; empty if nothing was embedded in this sitting."""
+    seconds = dict(run.embed_seconds)
+    wall_s = seconds.pop("wall", 0.0)
+    if not wall_s:
+        return ""
+    names = {"fetch_wait": "waiting for the source"}
+    shares = sorted(
+        ((spent / wall_s, names.get(name, name)) for name, spent in seconds.items()), reverse=True
+    )
+    told = ", ".join(f"{name} {share:.0%}" for share, name in shares)
+    return f" on {run.embed_workers} workers, limited by {shares[0][1]} ({told} of their time)"
 
 
 def overrides(given: list[str]) -> dict[str, str]:

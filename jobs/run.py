@@ -31,6 +31,8 @@ class Run:
     progress: Progress
     events: EventLog
     seconds: dict[str, float] = field(default_factory=dict)
+    embed_seconds: dict[str, float] = field(default_factory=dict)
+    embed_workers: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
 
@@ -48,11 +50,36 @@ class Run:
             image_column=read.image_column,
         )
 
+    def add_embed_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Adds what one embedding task says of its time by stage."""
+        for stage, spent in seconds.items():
+            self.embed_seconds[stage] = self.embed_seconds.get(stage, 0.0) + spent
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times a stage and records it."""
         with self.events.stage(name, self.seconds):
             yield
+
+
+def fetch_ahead_bytes(memory_budget: int | None) -> int:
+    """The bytes of images that may wait in an actor: the budget, else 1/32 of the memory, 16 to 256 MiB."""
+    if memory_budget is not None:
+        return memory_budget
+    return min(256 << 20, max(16 << 20, memory_bytes() // 32))
+
+
+def memory_bytes() -> int:
+    """The memory this process may use: the machine's, or its control group's where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            text = limit.read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            total = min(total, int(text))
+    return total
 
 
 def new_run_id(now: datetime.datetime) -> str:

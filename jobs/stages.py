@@ -11,12 +11,13 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from jobs.run import Run
+from jobs.run import Run, fetch_ahead_bytes
 from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.pool import Done
 from pipeline.embed.table import read_model_id
 from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, embed_key
 from pipeline.errors import DataCorrupt, WorkerError
+from pipeline.images.decode import DecodeLimits
 from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
 from pipeline.index.calibration import Calibration
 from pipeline.index.encoder import Encoder, bit_balance, default_bits
@@ -69,8 +70,10 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int
         model_id=model.model_id,
         cache=run.cache,
         provider=config.provider,
+        limits=DecodeLimits(**run.config.decode.model_dump()),
         threads=config.threads or 1,
         batch_size=config.batch_size,
+        fetch_ahead_bytes=fetch_ahead_bytes(config.memory_budget),
     )
     receipts: dict[int, Receipt] = {}
     for number, shard in enumerate(shards):
@@ -80,7 +83,13 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int
             receipts[number] = found
     todo = [number for number in range(len(shards)) if number not in receipts]
     done = sum(shards[number].n_images for number in receipts)
-    run.events.record("embed_planned", shards=len(shards), with_receipt=len(receipts), images=done)
+    run.events.record(
+        "embed_planned",
+        shards=len(shards),
+        with_receipt=len(receipts),
+        images=done,
+        fetch_ahead_bytes=settings.fetch_ahead_bytes,
+    )
     run.progress.stage("embed", sum(shard.n_images for shard in shards), "images")
     run.progress.advance(done)
     set_aside = 0
@@ -90,10 +99,12 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int
         if isinstance(outcome, Done):
             receipts[todo[outcome.index]] = outcome.result
             _record_written(run, outcome)
+            run.add_embed_seconds(outcome.result.facts.get("seconds", {}))
         else:
             set_aside += shard.n_images
             run.events.record("task_set_aside", stage=STAGE, images=shard.n_images, reason=outcome.reason)
         run.progress.advance(done)
+    run.embed_workers = run.pool.n_workers if todo else 0
     ordered = [receipts[number] for number in sorted(receipts)]
     return Embedded(
         parts=[_part(receipt, since) for receipt in ordered],

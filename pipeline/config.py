@@ -45,7 +45,21 @@ class EmbedConfig(_Section):
     batch_size: int = Field(8, ge=1, le=4096, description="images that go through the model at once")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="execution provider")
     ray_address: str | None = Field(None, description="a running Ray cluster; Ray is started here if absent")
+    memory_budget: int | None = Field(
+        None, ge=64 << 20, description="bytes an actor may use for waiting images; from the machine if absent"
+    )
     shard_images: int = Field(10_000, ge=1, description="the most images in one image shard")
+
+
+class DecodeConfig(_Section):
+    """What an image may be at most; part of what a vector is known by, so another value embeds again."""
+
+    max_bytes: int = Field(64 << 20, ge=1, description="encoded bytes of an image")
+    max_side_px: int = Field(16_384, ge=1, description="longer side")
+    max_pixels: int = Field(80_000_000, ge=1, description="width times height")
+    min_side_px: int = Field(1, ge=1, description="shorter side, at least")
+    max_seconds: float = Field(20.0, gt=0, description="time to decode one image")
+    max_memory_bytes: int = Field(3 << 30, ge=64 << 20, description="address space of a careful decoder")
 
 
 class IndexConfig(_Section):
@@ -98,6 +112,7 @@ class CatalogConfig(_Section):
         default=False, description="for a store without atomic creation: only one run at a time"
     )
     read: ReadConfig = ReadConfig()
+    decode: DecodeConfig = DecodeConfig()
     embed: EmbedConfig = EmbedConfig()
     index: IndexConfig = IndexConfig()
     gates: GatesConfig = GatesConfig()
