@@ -15,6 +15,8 @@ from typing import NoReturn
 import pytest
 
 from tests.support import ceph as ceph_support
+from tests.support.command import Command
+from tests.support.processes import MARK, ray_processes_left
 
 _ROOT = Path(__file__).parents[1]
 
@@ -118,3 +120,45 @@ def shared_data() -> Path:
             "shared", f"no data sets at {folder}: set BITSIEVE_DATA to the folder that holds lfw-aligned112 …"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def mark(no_real_aws: None) -> Iterator[str]:
+    """A mark in the environment of everything that the tests start; no Ray that bears it may be left."""
+    mark = uuid.uuid4().hex
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, mark)
+        yield mark
+    assert ray_processes_left(mark) == []
+
+
+@pytest.fixture(scope="session")
+def command(mark: str, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The command ``bitsieve``, with a cache folder of its own."""
+    return Command(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def face_model(command: Command, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The face model, wrapped as its users have to."""
+    return _wrapped(command, shared_data, tmp_path_factory, ("mobilefacenet128", 112, "squash"))
+
+
+@pytest.fixture(scope="session")
+def photo_model(command: Command, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of general photos, wrapped as its users have to."""
+    return _wrapped(command, shared_data, tmp_path_factory, ("mobilenet_v2_pca128", 224, "shortest"))
+
+
+def _wrapped(
+    command: Command, shared_data: Path, folders: pytest.TempPathFactory, how: tuple[str, int, str]
+) -> Path:
+    name, size, resize = how
+    path = folders.mktemp("model") / f"{name}.onnx"
+    source = shared_data / "models" / f"{name}_l2.onnx"
+    more = ("--scale", 1, "--mean", "0,0,0", "--std", "1,1,1", "--normalised", "--license", "Apache-2.0")
+    wrapped = command.run(
+        "model", "wrap", source, "-o", path, "--name", name, "--size", size, "--resize", resize, *more
+    )
+    assert wrapped.code == 0, wrapped.stderr
+    return path

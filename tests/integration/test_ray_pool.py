@@ -4,7 +4,6 @@ import os
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from pipeline.cluster.pool import ClusterOptions, Done, SetAside
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.errors import SourceError, StorageError, WorkerError
 from tests.support.pool_workers import CannotBeMade, Dies, Environment, Fails, Rendezvous, Squares, Task
-from tests.support.processes import MARK, ray_processes_left
+from tests.support.processes import ray_processes_left
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -23,20 +22,11 @@ N_WORKERS = (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="module")
-def mark() -> Iterator[str]:
-    """A mark in the environment of everything that is started here; nothing of it may be left."""
-    mark = uuid.uuid4().hex
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(MARK, mark)
-        yield mark
-    assert ray_processes_left(mark) == []
-
-
-@pytest.fixture(scope="module")
 def pool(mark: str) -> Iterator[RayPool]:
     """An embedded Ray with one worker more than this machine has cores."""
     with RayPool(ClusterOptions(n_workers=N_WORKERS)) as pool:
         yield pool
+    assert ray_processes_left(mark) == []
 
 
 def test_pool_without_tasks_does_not_import_ray() -> None:
