@@ -13,7 +13,7 @@ import click
 import typer
 
 from jobs import demo, evaluate, model, reindex_command, search, snapshots
-from jobs.output import print_error, say
+from jobs.output import keep_stdout_for_results, print_error, say
 from jobs.packages import check_packages
 from pipeline.errors import BitsieveError, UsageError
 
@@ -41,7 +41,10 @@ class _InternalError(BitsieveError):
 
 def main() -> None:
     """The entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    if arguments and "--help" not in arguments:  # help is a result
+        keep_stdout_for_results()
+    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str]) -> int:

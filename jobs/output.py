@@ -5,28 +5,45 @@ usage or configuration, 3 a gate refused, 75 outcome unknown (look, then run aga
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.errors import BitsieveError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+class _Results:
+    """Where results go: standard output, kept apart from whatever libraries print."""
+
+    stream: TextIO | None = None
+
+
+def keep_stdout_for_results() -> None:
+    """From now on only results reach standard output; what anything else writes there goes to standard error.
+
+    Ray prints notices of dead workers to standard output, and C++ code does not ask either. Called once, by
+    the console script: the process's own file descriptors change.
+    """
+    sys.stdout.flush()
+    _Results.stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+
 def print_result(result: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Prints the result of a command: the JSON object, or the text for people."""
-    sys.stdout.write((json.dumps(result, ensure_ascii=False) if as_json else plain(text)) + "\n")
-    sys.stdout.flush()
+    _write(json.dumps(result, ensure_ascii=False) if as_json else plain(text))
 
 
 def print_error(error: BitsieveError, *, as_json: bool) -> None:
     """Says what went wrong and what to do: in words on standard error, as JSON on standard output too."""
     if as_json:
         payload = {"kind": error.kind, "message": error.message, "fix": error.fix}
-        sys.stdout.write(json.dumps({"error": payload}, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        _write(json.dumps({"error": payload}, ensure_ascii=False))
     say(f"bitsieve: {error.kind}: {error}")
 
 
@@ -34,6 +51,12 @@ def say(text: str) -> None:
     """A line for people on standard error."""
     sys.stderr.write(plain(text) + "\n")
     sys.stderr.flush()
+
+
+def _write(line: str) -> None:
+    stream = _Results.stream or sys.stdout
+    stream.write(line + "\n")
+    stream.flush()
 
 
 def plain(text: str) -> str:
