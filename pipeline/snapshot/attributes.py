@@ -89,6 +89,8 @@ def _differs(table: pa.Table, present: pa.Table) -> npt.NDArray[np.bool_]:
         same = pc.fill_null(pc.equal(left, right), fill_value=False)
         both_null = pc.and_(pc.is_null(left), pc.is_null(right))
         differs = pc.or_(differs, pc.invert(pc.or_(same, both_null)))
+    for name in set(present.schema.names) - set(table.schema.names):  # no image has it any more
+        differs = pc.or_(differs, pc.is_valid(old[name]))
     return np.asarray(differs.to_numpy(), dtype=bool)
 
 
@@ -108,17 +110,18 @@ def _same_type(left: pa.ChunkedArray, right: pa.ChunkedArray) -> tuple[pa.Chunke
         return left, right
     numbers = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (left.type, right.type))
     common = pa.float64() if numbers else pa.string()
-    return left.cast(common), right.cast(common)
+    return left.cast(common, safe=False), right.cast(common, safe=False)
 
 
 def _typed(values: list[object]) -> pa.Array:
-    """A column: bool, int64, double or, when the types are mixed, text."""
+    """A column: bool, int64, double or, when the types are mixed or an integer is too large, text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {bool}:
         return pa.array(values, type=pa.bool_())
-    if kinds == {int} and all(value is None or abs(value) < 2**63 for value in values):  # type: ignore[arg-type]
+    small = all(abs(value) < 2**63 for value in values if isinstance(value, int))
+    if kinds == {int} and small:
         return pa.array(values, type=pa.int64())
-    if kinds <= {int, float}:
+    if kinds <= {int, float} and small:
         return pa.array([None if value is None else float(value) for value in values], type=pa.float64())  # type: ignore[arg-type]
     return pa.array([None if value is None else _text(value) for value in values], type=pa.string())
 

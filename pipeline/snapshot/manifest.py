@@ -225,7 +225,7 @@ def load(store: ObjectStore, key: str) -> Manifest:
             if isinstance(items, dict):
                 document["content"][name] = _json_list(store.get(items["list"]))
         manifest = Manifest.model_validate(document)
-    except (ValidationError, ValueError, KeyError, TypeError) as exc:
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise DataCorrupt(f"{key} in {store.uri} is not a readable manifest: {exc}", fix=_FIX) from exc
     if manifest.content.digest() != manifest.digest:
         raise DataCorrupt(
