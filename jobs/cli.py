@@ -5,17 +5,21 @@
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
 
 import click
 import typer
 
-from jobs import demo, evaluate, model, reindex_command, search, snapshots
-from jobs.output import keep_stdout_for_results, print_error, say
+from jobs import demo, evaluate, model, plan, reindex_command, search, snapshots
+from jobs.bench import command as bench
+from jobs.output import keep_stdout_for_results, print_error
 from jobs.packages import check_packages
-from pipeline.errors import BitsieveError, UsageError
+from pipeline.errors import BitsieveError, Terminated, UsageError
 
 app = typer.Typer(
     name="bitsieve",
@@ -27,10 +31,12 @@ app = typer.Typer(
 )
 app.command("demo")(demo.command)
 app.command("reindex")(reindex_command.command)
+app.command("plan")(plan.command)
 app.command("search")(search.command)
 app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(model.app, name="model")
+app.add_typer(bench.app, name="bench")
 
 
 class _InternalError(BitsieveError):
@@ -44,6 +50,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments and "--help" not in arguments:  # help is a result
         keep_stdout_for_results()
+    signal.signal(signal.SIGTERM, _stop)  # an eviction ends a run as Ctrl-C does
     sys.exit(run(arguments))
 
 
@@ -65,8 +72,9 @@ def run(arguments: Sequence[str]) -> int:
         )
         return 2
     except (click.Abort, KeyboardInterrupt):
-        say("bitsieve: stopped; what is done is kept, run the same command to go on")
-        return 1
+        fix = "what is done is kept: run the same command to go on"
+        print_error(Terminated("stopped from outside", fix=fix), as_json=as_json)
+        return Terminated.exit_code
     except Exception as exc:  # the outermost line: a bug becomes one line, its traceback is shown on demand
         if "BITSIEVE_DEBUG" in os.environ:
             traceback.print_exc()
@@ -74,6 +82,10 @@ def run(arguments: Sequence[str]) -> int:
         print_error(_InternalError(f"{type(exc).__name__}: {exc}", fix=fix), as_json=as_json)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _command_path(exc: click.ClickException) -> str:

@@ -11,6 +11,8 @@ is published.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
@@ -30,7 +32,7 @@ from pipeline.snapshot.attributes import add_layer, attributes_table
 from pipeline.snapshot.evolve import Parent, Rows, evolve, load_parent, reasons
 from pipeline.snapshot.gates import Evidence, Thresholds, judge, refusing
 from pipeline.snapshot.manifest import AttributesRef, Content, Coverage, Manifest, ModelRef, SourceRef
-from pipeline.snapshot.publish import keep_candidate, newest, publish
+from pipeline.snapshot.publish import keep_candidate, newest, publish, snapshot
 from pipeline.snapshot.rows import write_dead_rows, write_listing_rejects
 from pipeline.storage import layout
 from pipeline.storage.probe import prepare_store
@@ -52,6 +54,20 @@ class Night:
     def refused(self) -> bool:
         """Whether a gate refused the candidate."""
         return self.candidate_key is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Listed:
+    """What the source lists tonight, and how it differs from the newest snapshot.
+
+    ``again`` counts the known images that would be embedded again, ``why_again`` says why.
+    """
+
+    parent: Parent
+    catalog: Catalog
+    change: Change
+    again: int
+    why_again: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,7 +116,13 @@ def reindex(run: Run) -> Night:
     return _night(run, model)
 
 
-def _night(run: Run, model: Model) -> Night:
+def look(run: Run, model: Model) -> Listed:
+    """Lists the source and compares it with the newest snapshot; ``run`` takes over what it was not told.
+
+    Raises:
+        StoreMismatch: the collection is made from another source.
+        SourceError: the source cannot be listed.
+    """
     manifest = newest(run.store, run.config.collection)
     _check_source(run, manifest)
     run.config = inherited(run.config, manifest)
@@ -109,13 +131,20 @@ def _night(run: Run, model: Model) -> Night:
     with run.stage("diff"):
         parent = load_parent(run.store, manifest, model.model_id, run.cache)
         change = diff(catalog, parent.live, parent.lasting_refusals())
-        _check_reembed(run, parent, change, model)
+    run.bytes_read += catalog.bytes_read
+    again, why = _embedded_again(manifest, change, model)
+    return Listed(parent=parent, catalog=catalog, change=change, again=again, why_again=why)
+
+
+def _night(run: Run, model: Model) -> Night:
+    listed = look(run, model)
+    _check_reembed(run, listed)
+    parent, catalog, change = listed.parent, listed.catalog, listed.change
     with run.stage("embed"):
         shards = plan_shards(change.fresh, run.config.embed.shard_images)
         embedded = embed_stage(run, shards, model, parent.sequence + 1)
-        run.bytes_read += catalog.bytes_read + (pc.sum(change.fresh["size_bytes"]).as_py() or 0)
-        nights = run.config.stale_nights
-        rows = evolve(run.store, parent, change, embedded.parts, stale_nights=nights, cache=run.cache)
+        is_recent = partial(_is_recent, run, parent.sequence)
+        rows = evolve(run.store, parent, change, embedded.parts, is_recent=is_recent, cache=run.cache)
     found = _Findings(parent=parent, catalog=catalog, change=change, embedded=embedded, rows=rows)
     run.events.record("counted", **found.coverage().model_dump(), skipped=dict(catalog.skipped))
     content, bit_imbalance = _content(run, model, found)
@@ -196,7 +225,7 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
         seconds=run.seconds,
     )
     run.events.record("judged", digest=digest, gates=[gate.model_dump() for gate in gates])
-    if parent is not None and parent.digest == digest and parent.source == candidate.source:
+    if parent is not None and parent.digest == digest and parent.source.reads_like(candidate.source):
         unchanged = candidate.model_copy(update={"sequence": parent.sequence})
         return Night(manifest=unchanged, published=False, candidate_key=None)
     if refusing(gates):
@@ -234,31 +263,47 @@ def _attributes(run: Run, parent: Parent, catalog: Catalog) -> list[AttributesRe
 
 
 def _check_source(run: Run, manifest: Manifest | None) -> None:
-    if manifest is None or manifest.source.uri == run.config.source or run.config.replace_source:
+    if manifest is None or manifest.source.uri == run.source_spec.uri or run.config.replace_source:
         return
     raise StoreMismatch(
         f"collection {run.config.collection!r} in {run.config.store} is made from {manifest.source.uri}, "
-        f"not from {run.config.source}",
+        f"not from {run.source_spec.uri}",
         fix="pass --replace-source if the catalog has moved, or another --collection",
     )
 
 
-def _check_reembed(run: Run, parent: Parent, change: Change, model: Model) -> None:
-    manifest = parent.manifest
-    if manifest is None or manifest.content.live_rows == 0:
-        return
-    known = manifest.content.live_rows
-    old_model = manifest.content.model
-    if old_model.id != model.model_id:
-        again, why = known, f"the model is {model.card.name} ({model.model_id[:12]}), it was {old_model.name}"
-        why = f"{why} ({old_model.id[:12]})"
-    else:
-        again, why = int(change.changed.sum()), "their versions in the catalog changed"
-    if again > run.config.max_reembed * known:
+def _embedded_again(manifest: Manifest | None, change: Change, model: Model) -> tuple[int, str]:
+    """How many known images would be embedded again, and which part of their key changed."""
+    if manifest is None:
+        return 0, ""
+    old = manifest.content.model
+    if old.id != model.model_id:
+        now, before = f"{model.card.name} ({model.model_id[:12]})", f"{old.name} ({old.id[:12]})"
+        return manifest.content.live_rows, f"the model is {now}, it was {before}"
+    changed = int(change.changed.sum())
+    return changed, "their versions in the catalog changed" if changed else ""
+
+
+def _check_reembed(run: Run, listed: Listed) -> None:
+    manifest = listed.parent.manifest
+    known = 0 if manifest is None else manifest.content.live_rows
+    if listed.again > run.config.max_reembed * known:
         raise UsageError(
-            f"this run would embed {again} of {known} known images again: {why}",
+            f"this run would embed {listed.again} of {known} known images again: {listed.why_again}",
             fix="pass --max-reembed 1 to do so, or --collection for a collection of its own",
         )
+
+
+def _is_recent(run: Run, newest_sequence: int, since: int) -> bool:
+    """Whether bytes that were refused first in snapshot ``since`` were so less than ``stale_nights`` ago.
+
+    Nights are days of the clock, to the nearest: a night on which nothing changed publishes nothing and would
+    not be counted.
+    """
+    if since > newest_sequence:  # tonight
+        return run.config.stale_nights > 0
+    published = datetime.fromisoformat(snapshot(run.store, run.config.collection, since).created)
+    return round((utc_now() - published) / timedelta(days=1)) < run.config.stale_nights
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -276,8 +321,9 @@ def _settings(run: Run) -> dict[str, Any]:
 
 def _source_ref(run: Run, catalog: Catalog) -> SourceRef:
     config = run.config
-    read = {**config.read.model_dump(), "format": catalog.format}
-    return SourceRef(uri=config.source, label=_label_column(config.label), **read)
+    spec = run.source_spec
+    read = {**config.read.model_dump(exclude={"root"}), "format": catalog.format}
+    return SourceRef(uri=spec.uri, listing=spec.listing, label=_label_column(config.label), **read)
 
 
 def _label_column(label: str | None) -> str | None:

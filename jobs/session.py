@@ -8,9 +8,11 @@ from pathlib import Path
 
 from jobs.progress import TerminalProgress
 from jobs.run import Run, cluster_options, default_cache, new_run_id, utc_now
+from pipeline.catalog.settle import settle_source
+from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.config import CatalogConfig
-from pipeline.errors import StorageError, UsageError
+from pipeline.errors import SourceError, StorageError, UsageError
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot
 from pipeline.storage.open import open_existing_store, open_store
@@ -20,7 +22,8 @@ from pipeline.telemetry import EventLog
 @contextmanager
 def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
     """A run over ``config``: Ray is shut down and events are written when it is left, however it is left."""
-    config = config.model_copy(update={"source": absolute(config.source), "store": absolute(config.store)})
+    config = _settled(config)
+    _check_source_is_there(config.source)
     _check_apart(config.source, config.store)
     store = open_store(config.store)
     run_id = new_run_id(utc_now())
@@ -30,7 +33,7 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
             run_id=run_id,
             config=config,
             store=store,
-            source=open_store(config.source),
+            source=open_store(config.read.root or config.source),
             cache=default_cache(os.environ),
             pool=pool,
             progress=progress,
@@ -45,6 +48,23 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
             events.record("run_ended", seconds=run.seconds, ray_started=pool.started)
             with contextlib.suppress(StorageError):  # never hide how the run itself ended
                 events.flush()
+
+
+def _settled(config: CatalogConfig) -> CatalogConfig:
+    """The configuration with absolute places and, where a file lists the images, their root."""
+    root = None if config.read.root is None else absolute(config.read.root)
+    source = absolute(config.source)
+    kind = None if config.read.format is None else SourceFormat(config.read.format)
+    spec = settle_source(source, root, SourceSpec(uri=source, format=kind))
+    read = {"format": spec.format, "root": None if spec.listing is None else spec.uri}
+    update = {"source": source, "store": absolute(config.store), "read": config.read.model_copy(update=read)}
+    return config.model_copy(update=update)
+
+
+def _check_source_is_there(source: str) -> None:
+    """A local source that does not exist is refused before a store is made for it."""
+    if not source.startswith("s3://") and not Path(source).exists():
+        raise SourceError(f"the catalog source {source} does not exist", fix="check the path")
 
 
 def _check_apart(source: str, store: str) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.run import Run, fetch_ahead_bytes
 from pipeline.catalog.plan import ImageShard
@@ -99,6 +100,7 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int
         if isinstance(outcome, Done):
             receipts[todo[outcome.index]] = outcome.result
             _record_written(run, outcome)
+            run.bytes_read += pc.sum(shard.table["size_bytes"]).as_py() or 0
             run.add_embed_seconds(outcome.result.facts.get("seconds", {}))
         else:
             set_aside += shard.n_images

@@ -9,13 +9,21 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError
 
 _PREFIX = "BITSIEVE_"
+
+
+def _split(value: object) -> object:
+    """Patterns may be one text with commas, as ``--set`` and the environment give them."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+_Patterns = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class _Section(BaseModel):
@@ -25,11 +33,12 @@ class _Section(BaseModel):
 class ReadConfig(_Section):
     """How the source is read."""
 
-    format: Literal["prefix", "webdataset", "parquet"] | None = Field(
+    format: Literal["prefix", "webdataset", "parquet", "listing", "inventory"] | None = Field(
         None, description="told from the objects if absent"
     )
-    include: tuple[str, ...] = Field((), description="only keys that match one of these patterns")
-    exclude: tuple[str, ...] = Field((), description="no keys that match one of these patterns")
+    root: str | None = Field(None, description="where the images of a listing file are")
+    include: _Patterns = Field((), description="only keys that match one of these patterns")
+    exclude: _Patterns = Field((), description="no keys that match one of these patterns")
     id_template: str = Field("{name}", description="how a tar member's id is made of {name} and {tar}")
     id_column: str | None = Field(None, description="Parquet: the column with ids")
     image_column: str | None = Field(None, description="Parquet: the column with image bytes")
@@ -39,9 +48,7 @@ class EmbedConfig(_Section):
     """How embedding is computed; nothing here changes what is computed, but for the decode limits."""
 
     workers: int | None = Field(None, ge=1, description="actors; one per CPU or GPU if absent")
-    threads: int | None = Field(
-        None, ge=1, description="inference threads per actor; the cores divided if absent"
-    )
+    threads: int | None = Field(None, ge=1, description="inference threads per actor, 1 if absent")
     batch_size: int = Field(8, ge=1, le=4096, description="images that go through the model at once")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="execution provider")
     ray_address: str | None = Field(None, description="a running Ray cluster; Ray is started here if absent")
@@ -80,6 +87,17 @@ class IndexConfig(_Section):
     refit: bool = Field(default=False, description="fit a new encoder, rebuild all index shards")
 
 
+class PricesConfig(_Section):
+    """What things cost, in any one currency; without prices `plan` names no money."""
+
+    worker_hour: float = Field(0.0, ge=0, description="one worker for one hour")
+    get_1000: float = Field(0.0, ge=0, description="1,000 GET requests")
+    put_1000: float = Field(0.0, ge=0, description="1,000 PUT or LIST requests")
+    transfer_gb: float = Field(0.0, ge=0, description="1 GB through NAT or between regions")
+    retrieval_gb: float = Field(0.0, ge=0, description="1 GB read from a cold storage class")
+    kms_1000: float = Field(0.0, ge=0, description="1,000 requests that use a KMS key")
+
+
 class GatesConfig(_Section):
     """Limits of the gates, and which may be overridden for what reason."""
 
@@ -116,6 +134,7 @@ class CatalogConfig(_Section):
     embed: EmbedConfig = EmbedConfig()
     index: IndexConfig = IndexConfig()
     gates: GatesConfig = GatesConfig()
+    prices: PricesConfig = PricesConfig()
 
 
 def load_catalog(

@@ -17,15 +17,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.catalog.container import container_file
 from pipeline.catalog.ids import original
-from pipeline.catalog.listing import container_file
 from pipeline.catalog.parquet import image_bytes, image_columns, open_parquet, read_group
 from pipeline.catalog.source import SourceSpec
+from pipeline.catalog.versions import is_listed_object, object_version
 from pipeline.errors import DataCorrupt, ObjectMissing, SourceError
 from pipeline.storage.store import ObjectStore
 from pipeline.values import RejectReason
 
-_RANGE_BYTES = 8 << 20
+RANGE_BYTES = 8 << 20
 _GAP_BYTES = 64 << 10
 _AHEAD = 8
 
@@ -78,9 +79,9 @@ def _object(source: ObjectStore, row: Row) -> FetchedImage:
         stat, data = source.read(original(row["locator"]))
     except ObjectMissing as exc:
         return _refused(row, RejectReason.SOURCE_MISSING, exc.message)
-    version = f"{stat.etag}:{stat.size_bytes}"
-    if version != row["version"]:
-        return _refused(row, RejectReason.SOURCE_CHANGED, f"listed as {row['version']}, read as {version}")
+    if not is_listed_object(row["version"], row["size_bytes"], stat):
+        detail = f"listed as {row['version']}, read as {object_version(stat)}"
+        return _refused(row, RejectReason.SOURCE_CHANGED, detail)
     return _fetched(row, data, hashlib.sha256(data).hexdigest())
 
 
@@ -108,7 +109,7 @@ def _ranges(rows: list[Row]) -> Iterator[tuple[int, int, list[Row]]]:
     end = 0
     for row in rows:
         row_end = row["offset"] + row["size_bytes"]
-        near = run and end <= row["offset"] <= end + _GAP_BYTES and row_end - run[0]["offset"] <= _RANGE_BYTES
+        near = run and end <= row["offset"] <= end + _GAP_BYTES and row_end - run[0]["offset"] <= RANGE_BYTES
         if run and not near:
             yield run[0]["offset"], end, run
             run = []

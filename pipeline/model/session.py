@@ -195,7 +195,7 @@ def _wrong_provider(wanted: str, got: Iterable[str]) -> WorkerError:
     return WorkerError(
         f"{wanted} was asked for, but only {', '.join(got)} can run; installed: {', '.join(installed)}",
         "install either the extra 'cpu' or the extra 'gpu' in a clean environment, never both; "
-        "or run with --device cpu",
+        "or run with --provider cpu",
     )
 
 

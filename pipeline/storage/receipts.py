@@ -155,7 +155,7 @@ def _check(path: Path, data_file: DataFile, store: ObjectStore, *, hashed: bool)
         raise DataCorrupt(f"{name}: expected sha256 {data_file.sha256}, got {sha256}", _REDO)
 
 
-_REDO = "restore the file from a copy of the store, or let `bitsieve verify --repair` make it again"
+_REDO = "restore the file from a copy of the store, or delete its receipt and run again to make it anew"
 
 
 def _is_present(store: ObjectStore, file: DataFile) -> bool:
