@@ -3,8 +3,10 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.catalog.read import read_images
@@ -51,7 +53,9 @@ def measure(
             rejected += 1
             continue
         try:
-            pixels = load_pixels(image.data, session.model.preprocess, DecodeLimits()).pixels
+            pixels: npt.NDArray[Any] = load_pixels(
+                image.data, session.model.preprocess, DecodeLimits()
+            ).pixels
         except ImageRejected:
             rejected += 1
             decode_s += time.perf_counter() - fetched
