@@ -2,11 +2,12 @@
 
 Four things can happen to a live row of the parent. It is *kept*: its image is listed with the same version.
 It is *gone*: its image is listed no more. It is *replaced*: its image has other bytes and they have a vector.
-It is *stale*: its image has other bytes and they were refused; the old vector then stays for some nights.
-Parts are never touched, rows only die in bitmaps.
+It is *stale*: its image has other bytes and they were refused; the old vector then stays for some nights,
+counted from the snapshot in which those bytes were first refused. Parts are never touched, rows only die in
+bitmaps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,12 +82,14 @@ def evolve(
     change: Change,
     new: Sequence[PartRef],
     *,
-    stale_nights: int,
+    is_recent: Callable[[int], bool],
     cache: Path,
 ) -> Rows:
     """The rows after ``new`` parts were embedded for ``change``.
 
     A new part that the parent has already (an image that went back to earlier bytes) comes to life again.
+    ``is_recent`` tells of the sequence in which bytes were first refused whether an old vector may stand in
+    for them still.
     """
     known = {part.key for part in parent.parts}
     parts = [*parent.parts, *(part for part in new if part.key not in known)]
@@ -95,8 +98,11 @@ def evolve(
     replaced = change.changed & contains(parent.live["image_id"], added["image_id"])
     refused = _refused_now(store, parent, change, new, cache)
     was_refused = change.changed & ~replaced & contains(parent.live["image_id"], refused["image_id"])
-    recent = refused.filter(pc.greater(refused["since"], parent.sequence - stale_nights))
-    stale = was_refused & contains(parent.live["image_id"], recent["image_id"])
+    names = parent.live["image_id"].filter(pa.array(was_refused))
+    theirs = refused.filter(pa.array(contains(refused["image_id"], names)))
+    recent = [since for since in pc.unique(theirs["since"]).to_pylist() if is_recent(since)]
+    waiting = theirs.filter(pc.is_in(theirs["since"], value_set=pa.array(recent, type=pa.int64())))
+    stale = was_refused & contains(parent.live["image_id"], waiting["image_id"])
     dying = change.gone | replaced | (was_refused & ~stale)
     masks = {**_bury(parent, dying), **fresh_masks}
     moved = bool(new) or bool(dying.any())
