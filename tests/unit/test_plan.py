@@ -1,0 +1,67 @@
+"""What ``bitsieve plan`` says, on a small catalog."""
+
+import pytest
+
+from jobs.plan import plan
+from jobs.session import open_run
+from pipeline.config import CatalogConfig
+from tests.support.pictures import jpeg
+
+N_IMAGES = 30
+
+
+@pytest.fixture
+def config(tmp_path):
+    folder = tmp_path / "catalog"
+    folder.mkdir()
+    for number in range(N_IMAGES):
+        (folder / f"image{number:02d}.jpg").write_bytes(jpeg(40, 30, seed=number))
+    (folder / "broken.jpg").write_bytes(b"")
+    return CatalogConfig(source=str(folder), store=str(tmp_path / "store"), model="builtin")
+
+
+def planned(config, **options):
+    asked = {"probe": 10, "workers": 2, "deadline_h": None, **options}
+    with open_run(config, quiet=True) as run:
+        return plan(run, **asked)
+
+
+def test_plan_fresh_catalog_counts_work_and_requests(config):
+    result = planned(config)
+    assert result["images"]["listed"] == N_IMAGES + 1
+    assert result["images"]["to_embed"] == N_IMAGES + 1
+    assert result["image_shards"] == 1
+    assert result["requests"] == {"list": 1, "get": N_IMAGES + 1, "put": 3}
+    assert result["probe"]["images"] == 10
+    assert result["probe"]["images_per_s_per_worker"] > 0
+    assert result["cost"] is None
+    assert result["deadline"] is None
+
+
+def test_plan_whole_catalog_as_probe_meets_the_broken_image(config):
+    assert planned(config, probe=100)["probe"]["rejected"] == 1
+
+
+def test_plan_embeds_nothing_for_the_run(config, tmp_path):
+    planned(config)
+    store = tmp_path / "store"
+    assert not (store / "embeddings").exists()
+    assert not (store / "collections").exists()
+
+
+def test_plan_deadline_names_enough_workers(config):
+    result = planned(config, deadline_h=1e-6)
+    rate = result["probe"]["images_per_s_per_worker"]
+    needed = result["deadline"]["images_per_s"]
+    assert result["deadline"]["workers"] >= needed / (rate * 1.05)
+
+
+def test_plan_with_prices_names_every_part_and_the_total(config):
+    priced = CatalogConfig.model_validate(
+        {**config.model_dump(exclude={"prices"}), "prices": {"worker_hour": 3600.0, "get_1000": 1000.0}}
+    )
+    result = planned(priced)
+    cost = result["cost"]
+    assert cost["requests"] == N_IMAGES + 1
+    assert cost["workers"] > 0
+    assert cost["total"] == pytest.approx(sum(value for name, value in cost.items() if name != "total"))
