@@ -17,8 +17,8 @@ def inherited(config: CatalogConfig, parent: Manifest | None) -> CatalogConfig:
     changed: dict[str, Any] = {"index": _index(config, parent)}
     if not config.replace_source:
         source = parent.source.model_dump()
-        said = config.read.model_fields_set
-        unsaid = {name: source[name] for name in type(config.read).model_fields if name not in said}
+        kept = source.keys() & type(config.read).model_fields.keys()
+        unsaid = {name: source[name] for name in kept - config.read.model_fields_set}
         changed["read"] = config.read.model_copy(update=unsaid)
         if "label" not in config.model_fields_set:
             changed["label"] = parent.source.label
