@@ -127,6 +127,7 @@ def source_spec(source: SourceRef) -> SourceSpec:
     """How to read the source that a snapshot was made from."""
     return SourceSpec(
         uri=source.uri,
+        listing=source.listing,
         format=SourceFormat(source.format),
         include=source.include,
         exclude=source.exclude,

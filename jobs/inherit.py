@@ -17,8 +17,9 @@ def inherited(config: CatalogConfig, parent: Manifest | None) -> CatalogConfig:
     changed: dict[str, Any] = {"index": _index(config, parent)}
     if not config.replace_source:
         source = parent.source.model_dump()
-        kept = source.keys() & type(config.read).model_fields.keys()
-        unsaid = {name: source[name] for name in kept - config.read.model_fields_set}
+        said = config.read.model_fields_set
+        own = {"root", "format"} if parent.source.listing is not None else {"root"}  # each night's own
+        unsaid = {name: source[name] for name in type(config.read).model_fields.keys() - said - own}
         changed["read"] = config.read.model_copy(update=unsaid)
         if "label" not in config.model_fields_set:
             changed["label"] = parent.source.label

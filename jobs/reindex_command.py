@@ -27,7 +27,10 @@ def command(
     model: Annotated[str | None, typer.Option(help="ONNX file with a card, or `builtin`.")] = None,
     label: Annotated[str | None, typer.Option(help="Attribute that names what an image shows.")] = None,
     collection: Annotated[str | None, typer.Option(help="Collection in the store, `main` if absent.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="prefix, webdataset or parquet.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="prefix, webdataset, parquet, listing or inventory.")
+    ] = None,
+    root: Annotated[str | None, typer.Option(help="Where the images of a listing file are.")] = None,
     include: Annotated[list[str] | None, typer.Option(help="Only keys that match; may be repeated.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No keys that match; may be repeated.")] = None,
     id_template: Annotated[str | None, typer.Option(help="Tar ids, of {name} and {tar}.")] = None,
@@ -62,6 +65,7 @@ def command(
         "label": label,
         "collection": collection,
         "read.format": format_,
+        "read.root": root,
         "read.include": include or None,
         "read.exclude": exclude or None,
         "read.id_template": id_template,

@@ -40,9 +40,12 @@ class Run:
     def source_spec(self) -> SourceSpec:
         """How the source is read."""
         read = self.config.read
+        kind = None if read.format is None else SourceFormat(read.format)
+        is_listed = kind in (SourceFormat.LISTING, SourceFormat.INVENTORY)
         return SourceSpec(
-            uri=self.config.source,
-            format=None if read.format is None else SourceFormat(read.format),
+            uri=read.root or self.config.source,
+            listing=self.config.source if is_listed else None,
+            format=kind,
             include=read.include,
             exclude=read.exclude,
             id_template=read.id_template,

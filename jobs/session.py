@@ -56,8 +56,9 @@ def _settled(config: CatalogConfig) -> CatalogConfig:
     source = absolute(config.source)
     kind = None if config.read.format is None else SourceFormat(config.read.format)
     spec = settle_source(source, root, SourceSpec(uri=source, format=kind))
-    read = {"format": spec.format, "root": None if spec.listing is None else spec.uri}
-    update = {"source": source, "store": absolute(config.store), "read": config.read.model_copy(update=read)}
+    update: dict[str, object] = {"source": source, "store": absolute(config.store)}
+    if spec.listing is not None:
+        update["read"] = config.read.model_copy(update={"format": spec.format, "root": spec.uri})
     return config.model_copy(update=update)
 
 

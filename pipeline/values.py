@@ -30,6 +30,7 @@ class RejectReason(StrEnum):
     AMBIGUOUS_SAMPLE = "ambiguous_sample"  # two images in one tar sample
     NOT_REGULAR = "not_regular"  # a link, device or sparse member of a tar
     BAD_ID = "bad_id"  # no usable id: null, empty, or not text
+    SOURCE_NOT_ALLOWED = "source_not_allowed"  # a key that leads out of the source: a URL, .., another bucket
     SOURCE_MISSING = "source_missing"  # listed, but gone when it was to be read
     SOURCE_CHANGED = "source_changed"  # other bytes than were listed
 

@@ -5,19 +5,20 @@
 3. For tars and Parquet files, walk each file once and hash its images. The result is a listing part with a
    receipt whose key holds the file's ETag, so that an unchanged file is never read again and a killed run
    goes on where it was. A file that changed while it was walked gets no receipt.
-4. Ids seen twice are refused, the first in plan order wins.
+4. A file that lists the images takes the place of steps 1 to 3 (``from_file``).
+5. Ids seen twice are refused, the first in plan order wins.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.catalog.container import container_file
+from pipeline.catalog.from_file import list_from_file
 from pipeline.catalog.ids import CONTAINER_SEPARATOR, original, printable
 from pipeline.catalog.parquet import list_parquet
 from pipeline.catalog.source import SourceFormat, SourceListing, SourceSpec, list_source
@@ -29,6 +30,7 @@ from pipeline.catalog.table import (
     ListingBuilder,
     refuse_duplicates,
 )
+from pipeline.catalog.versions import object_version
 from pipeline.catalog.webdataset import check_id_template, list_tar
 from pipeline.errors import StorageBusy
 from pipeline.fingerprint import task_key
@@ -61,6 +63,9 @@ def list_catalog(
         StorageError: the source's store failed, or a file went or changed while it was walked.
     """
     check_id_template(spec.id_template)
+    if spec.listing is not None:
+        advance(1, 1)
+        return list_from_file(source, spec, cache)
     listing = list_source(source, spec)
     if listing.format is SourceFormat.PREFIX:
         advance(1, 1)
@@ -96,7 +101,7 @@ def rows_at(
     Tars and Parquet files are looked up in their stored listings; one that has changed since is walked again.
     ``spec.format`` must be settled.
     """
-    if spec.format is SourceFormat.PREFIX:
+    if spec.format is not None and spec.format.is_of_objects:
         stats = [stat for locator in locators if (stat := source.stat(original(locator))) is not None]
         return _prefix_table(SourceListing(format=spec.format, objects=stats, skipped={}))
     tables = [LISTING_SCHEMA.empty_table()]
@@ -121,25 +126,6 @@ def container_key(spec: SourceSpec, stat: ObjectStat) -> str:
     }
     inputs = [printable(stat.key), stat.etag, str(stat.size_bytes)]
     return task_key(STAGE, STAGE_VERSION, config, inputs)
-
-
-@contextmanager
-def container_file(source: ObjectStore, key: str, cache: Path) -> Iterator[Path]:
-    """The container as a local file: itself in a local source, else a download that is deleted after use.
-
-    Raises:
-        ObjectMissing: it is gone.
-    """
-    local = source.local_path(key)
-    if local is not None:
-        source.get_range(key, 0, 0)  # its absence is the store's to tell
-        yield local
-        return
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        path = Path(folder) / "container"
-        source.get_file(key, path)
-        yield path
 
 
 def _container(
@@ -187,7 +173,7 @@ def _prefix_table(listing: SourceListing) -> pa.Table:
         builder.add(
             ListedImage(
                 image_id=name,
-                version=f"{stat.etag}:{stat.size_bytes}",
+                version=object_version(stat),
                 size_bytes=stat.size_bytes,
                 locator=name,
                 attributes={"folder": folder} if folder else {},

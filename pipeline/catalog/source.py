@@ -2,7 +2,7 @@
 
 A source is a folder or an S3 prefix, read through the same object stores that results are written to. Its
 *format* is one of ``prefix`` (every object an image), ``webdataset`` (tars) and ``parquet`` (a column with
-image bytes).
+image bytes). With ``listing`` and ``inventory`` the images are objects too, but a file says which there are.
 """
 
 import fnmatch
@@ -23,13 +23,24 @@ class SourceFormat(StrEnum):
     PREFIX = "prefix"
     WEBDATASET = "webdataset"
     PARQUET = "parquet"
+    LISTING = "listing"
+    INVENTORY = "inventory"
+
+    @property
+    def is_of_objects(self) -> bool:
+        """Whether every image is an object of its own."""
+        return self not in (SourceFormat.WEBDATASET, SourceFormat.PARQUET)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSpec:
-    """How to read a source; everything here that changes what is listed is part of the listing's key."""
+    """How to read a source; everything here that changes what is listed is part of the listing's key.
+
+    ``uri`` is where the images are. ``listing`` is the file that lists them, for the formats that have one.
+    """
 
     uri: str
+    listing: str | None = None
     format: SourceFormat | None = None  # None: told from the objects
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -58,7 +69,7 @@ def list_source(store: ObjectStore, spec: SourceSpec) -> SourceListing:
     for stat in store.list_objects():
         if stat.key.endswith("/") and stat.size_bytes == 0:
             skipped["directory_marker"] += 1
-        elif not _wanted(stat.key, spec):
+        elif not is_wanted(stat.key, spec):
             skipped["excluded"] += 1
         else:
             objects.append(stat)
@@ -74,7 +85,8 @@ def list_source(store: ObjectStore, spec: SourceSpec) -> SourceListing:
     )
 
 
-def _wanted(key: str, spec: SourceSpec) -> bool:
+def is_wanted(key: str, spec: SourceSpec) -> bool:
+    """Whether ``include`` and ``exclude`` let the key through."""
     if spec.include and not any(fnmatch.fnmatchcase(key, pattern) for pattern in spec.include):
         return False
     return not any(fnmatch.fnmatchcase(key, pattern) for pattern in spec.exclude)

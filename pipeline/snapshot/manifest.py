@@ -93,6 +93,11 @@ class SourceRef(_Value):
     id_column: str | None
     image_column: str | None
     label: str | None
+    listing: str | None = None
+
+    def reads_like(self, other: "SourceRef") -> bool:
+        """Whether both read the same images in the same way; a listing file has another name every night."""
+        return self.model_copy(update={"listing": None}) == other.model_copy(update={"listing": None})
 
 
 class Coverage(_Value):

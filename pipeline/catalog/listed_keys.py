@@ -1,0 +1,169 @@
+"""Turns what a listing file says into a catalog: keys are checked, versions completed, rows put in key order.
+
+A listing file is data, perhaps somebody else's, so it never decides where bytes come from: a key counts only
+below the root that the command line or the configuration names. Absolute paths, ``..``, URLs and other
+buckets are refused one by one as ``source_not_allowed``. Rows without a version are looked up in the store,
+many at a time.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.catalog.ids import printable
+from pipeline.catalog.source import SourceSpec, is_wanted
+from pipeline.catalog.table import LISTING_SCHEMA, MAX_IMAGE_BYTES, ListedImage, ListingBuilder
+from pipeline.catalog.versions import GONE, object_version, own_version
+from pipeline.errors import SourceError
+from pipeline.storage.store import ObjectStat, ObjectStore
+from pipeline.values import RejectReason
+
+_BATCH = 20_000
+_STAT_THREADS = 32
+_MAX_KEY_BYTES = 1024
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/|(?:data|file|ftp|https?|pipe|s3):", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedKey:
+    """One row of a listing file. ``where`` names it in messages; ``None`` is what the file does not say.
+
+    ``foreign`` says why it is not an object of this source, if the reader of the file knows.
+    """
+
+    where: str
+    key: str | None
+    image_id: str | None = None
+    etag: str | None = None
+    version: str | None = None
+    size_bytes: int | None = None
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    foreign: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class KeyedCatalog:
+    """Builds the catalog of listed keys below ``root``, the store that ``spec.uri`` names.
+
+    ``has_ids`` says that the file has a column of ids: a row without one is then refused. ``literal`` says
+    that keys are spelled as S3 itself spells them, where ``..`` and ``//`` mean nothing.
+    """
+
+    root: ObjectStore
+    spec: SourceSpec
+    has_ids: bool = False
+    literal: bool = False
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def table(self, rows: Iterable[ListedKey]) -> pa.Table:
+        """The listing in ascending key order; of equal keys the first in the file stays the first.
+
+        Raises:
+            StorageError: an object without a listed version could not be looked up.
+        """
+        tables = [LISTING_SCHEMA.empty_table()]
+        with ThreadPoolExecutor(_STAT_THREADS) as threads:
+            tables += [self._batch(batch, threads) for batch in _batches(rows)]
+        table = pa.concat_tables(tables)
+        return table.take(pc.sort_indices(table, sort_keys=[("locator", "ascending")]))
+
+    def skip(self, what: str) -> None:
+        """Counts a row that is no image."""
+        self.skipped[what] = self.skipped.get(what, 0) + 1
+
+    def _batch(self, rows: Sequence[ListedKey], threads: ThreadPoolExecutor) -> pa.Table:
+        builder = ListingBuilder()
+        checked = [
+            (row, key, why) for row in rows for key, why in [self._checked(row)] if self._is_image(row, key)
+        ]
+        looked_up = threads.map(self._stat, checked)
+        for (row, key, why), stat in zip(checked, looked_up, strict=True):
+            builder.add(self._refused(row, *why) if why is not None else self._listed(row, key, stat))
+        return builder.table()
+
+    def _checked(self, row: ListedKey) -> tuple[str, tuple[RejectReason, str] | None]:
+        """The key below the root, and why it cannot be one."""
+        key = row.key or ""
+        if not self.literal:
+            key = key.removeprefix(f"{self.spec.uri.rstrip('/')}/")
+        if key == "" or "\0" in key:
+            return key, (RejectReason.BAD_ID, f"{row.where} has no key")
+        if self.has_ids and (not row.image_id or "\0" in row.image_id):
+            return key, (RejectReason.BAD_ID, f"{row.where} has no id")
+        foreign = row.foreign or self._foreign(key)
+        return key, None if not foreign else (RejectReason.SOURCE_NOT_ALLOWED, f"{row.where}: {foreign}")
+
+    def _foreign(self, key: str) -> str:
+        """Why the key is not the name of an object below the root."""
+        if not self.literal and _URL.match(key):
+            return f"a URL, not a key below {self.spec.uri}"
+        if not self.literal and (key.startswith("/") or ".." in key.split("/")):
+            return f"the key leads out of {self.spec.uri}"
+        if len(key.encode()) > _MAX_KEY_BYTES:
+            return f"the key has more than {_MAX_KEY_BYTES} bytes"
+        try:
+            self.root.local_path(key)  # a folder also knows its links
+        except SourceError as exc:
+            return exc.message
+        return ""
+
+    def _is_image(self, row: ListedKey, key: str) -> bool:
+        if key.endswith("/") and row.size_bytes == 0:
+            self.skip("directory_marker")
+            return False
+        if not is_wanted(key, self.spec):
+            self.skip("excluded")
+            return False
+        return True
+
+    def _stat(self, checked: tuple[ListedKey, str, object]) -> ObjectStat | None:
+        row, key, why = checked
+        return self.root.stat(key) if why is None and self._version(row) is None else None
+
+    def _version(self, row: ListedKey) -> str | None:
+        """What the file itself says; an ETag means something to an S3 store only."""
+        if row.version:
+            return own_version(row.version)
+        etag = (row.etag or "").strip('"')
+        if not etag:
+            return None
+        if not self.spec.uri.startswith("s3://"):
+            return own_version(etag)
+        return None if row.size_bytes is None else f"{etag}:{row.size_bytes}"
+
+    def _listed(self, row: ListedKey, key: str, stat: ObjectStat | None) -> ListedImage:
+        name = printable(key)
+        size_bytes = stat.size_bytes if stat is not None else row.size_bytes or 0
+        folder = name.rpartition("/")[0]
+        too_large = size_bytes > MAX_IMAGE_BYTES
+        return ListedImage(
+            image_id=printable(row.image_id) if self.has_ids and row.image_id else name,
+            version=self._version(row) or (GONE if stat is None else object_version(stat)),
+            size_bytes=size_bytes,
+            locator=name,
+            attributes={**({"folder": folder} if folder else {}), **row.attributes},
+            reject=RejectReason.TOO_LARGE if too_large else None,
+            detail=f"{size_bytes} bytes, at most {MAX_IMAGE_BYTES}" if too_large else "",
+        )
+
+    def _refused(self, row: ListedKey, reason: RejectReason, detail: str) -> ListedImage:
+        name = printable(row.image_id or row.key or row.where)
+        return ListedImage(
+            image_id=name,
+            version="",
+            size_bytes=row.size_bytes or 0,
+            locator=printable(row.key or row.where),
+            reject=reason,
+            detail=detail,
+        )
+
+
+def _batches(rows: Iterable[ListedKey]) -> Iterator[list[ListedKey]]:
+    remaining = iter(rows)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch
