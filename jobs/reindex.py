@@ -15,12 +15,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.inherit import inherited
 from jobs.models import collection_model
 from jobs.run import Run, software_versions, utc_now
-from jobs.stages import Embedded, embed_stage, index_stage, models_in
+from jobs.stages import Embedded, calibration_settings, embed_stage, index_stage, models_in
 from pipeline.catalog.change import Change, diff
 from pipeline.catalog.listing import list_catalog
 from pipeline.catalog.plan import plan_shards
@@ -30,8 +31,8 @@ from pipeline.fingerprint import canonical_json
 from pipeline.model.file import Model
 from pipeline.snapshot.attributes import add_layer, attributes_table
 from pipeline.snapshot.evolve import Parent, Rows, evolve, load_parent, reasons
-from pipeline.snapshot.gates import Evidence, Thresholds, judge, refusing
-from pipeline.snapshot.manifest import AttributesRef, Content, Coverage, Manifest, ModelRef, SourceRef
+from pipeline.snapshot.gates import Evidence, Thresholds, check_overrides, judge, refusing
+from pipeline.snapshot.manifest import Content, Coverage, Manifest, ModelRef, SourceRef
 from pipeline.snapshot.publish import keep_candidate, newest, publish, snapshot
 from pipeline.snapshot.rows import write_dead_rows, write_listing_rejects
 from pipeline.storage import layout
@@ -76,6 +77,7 @@ class _Findings:
 
     parent: Parent
     catalog: Catalog
+    attributes: pa.Table
     change: Change
     embedded: Embedded
     rows: Rows
@@ -103,6 +105,7 @@ def reindex(run: Run) -> Night:
         CommitConflict: three times somebody else published first.
         OutcomeUnknown: the commit may or may not have taken effect.
     """
+    check_overrides(run.config.gates.override)
     prepare_store(run.store, single_writer=run.config.single_writer)
     model = collection_model(run)
     plan = {"run": run.run_id, "model": model.model_id, "config": run.config.model_dump(mode="json")}
@@ -139,13 +142,17 @@ def look(run: Run, model: Model) -> Listed:
 def _night(run: Run, model: Model) -> Night:
     listed = look(run, model)
     _check_reembed(run, listed)
+    _check_index(run, model)
+    attributes = _attributes(run, listed)
     parent, catalog, change = listed.parent, listed.catalog, listed.change
     with run.stage("embed"):
         shards = plan_shards(change.fresh, run.config.embed.shard_images)
         embedded = embed_stage(run, shards, model, parent.sequence + 1)
         is_recent = partial(_is_recent, run, parent.sequence)
         rows = evolve(run.store, parent, change, embedded.parts, is_recent=is_recent, cache=run.cache)
-    found = _Findings(parent=parent, catalog=catalog, change=change, embedded=embedded, rows=rows)
+    found = _Findings(
+        parent=parent, catalog=catalog, attributes=attributes, change=change, embedded=embedded, rows=rows
+    )
     run.events.record("counted", **found.coverage().model_dump(), skipped=dict(catalog.skipped))
     content, bit_imbalance = _content(run, model, found)
     return _conclude(run, found, content, bit_imbalance)
@@ -159,7 +166,7 @@ def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
             id=model.model_id, name=model.card.name, dim=model.card.dim, provider=run.config.embed.provider
         ),
         "parts": rows.parts,
-        "attributes": _attributes(run, parent, found.catalog),
+        "attributes": add_layer(run.store, parent.layers, found.attributes, run.cache),
         "live_rows": rows.live.num_rows,
         "rejected": reasons(parent, found.change, found.catalog.refused(), found.embedded.parts),
         "settings": _settings(run),
@@ -249,17 +256,32 @@ def _list(run: Run) -> Catalog:
     return list_catalog(run.source, run.source_spec, run.store, run.cache, advance)
 
 
-def _attributes(run: Run, parent: Parent, catalog: Catalog) -> list[AttributesRef]:
-    table = attributes_table(catalog.images())
+def _attributes(run: Run, listed: Listed) -> pa.Table:
+    """The catalog's attributes; a label that nobody has is found out before any image is read."""
+    table = attributes_table(listed.catalog.images())
     label = run.config.label
     column = _label_column(label)
-    if column is not None and column not in table.schema.names:
+    manifest = listed.parent.manifest
+    is_new = manifest is None or manifest.source.label != column
+    if column is not None and is_new and column not in table.schema.names:
         known = ", ".join(name for name in table.schema.names if name not in ("image_id", "locator"))
         raise UsageError(
             f"no image of {run.config.source} has an attribute {label!r}",
             fix=f"the catalog's attributes are: {known or 'none'}",
         )
-    return add_layer(run.store, parent.layers, table, run.cache)
+    return table
+
+
+def _check_index(run: Run, model: Model) -> None:
+    """Refuses, before any image is read, an index that cannot be built."""
+    calibration_settings(run.config.index)
+    dim, bits = model.card.dim, run.config.index.bits
+    if run.config.index.recipe == "sign" and (dim % 8 or bits not in (None, dim)):
+        raise UsageError(
+            f"the recipe `sign` makes one bit of each of the model's {dim} dimensions, a multiple of 8; "
+            f"{bits or dim} bits cannot be made",
+            fix="leave out index.bits, or take the recipe centred-rotated",
+        )
 
 
 def _check_source(run: Run, manifest: Manifest | None) -> None:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from jobs.run import Run, fetch_ahead_bytes
 from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.pool import Done
+from pipeline.config import IndexConfig
 from pipeline.embed.table import read_model_id
 from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, embed_key
 from pipeline.errors import DataCorrupt, WorkerError
@@ -131,6 +132,15 @@ def index_stage(
     return indexed
 
 
+def calibration_settings(config: IndexConfig) -> CalibrationSettings:
+    """What the configuration asks of the calibration.
+
+    Raises:
+        UsageError: it cannot be met whatever the index is.
+    """
+    return CalibrationSettings(target=config.recall, k=config.recall_at, budget=config.max_candidates)
+
+
 def models_in(run: Run, parts: Sequence[PartRef]) -> set[str]:
     """The model ids that the files of ``parts`` themselves name."""
     files = [part.embeddings for part in parts if part.embeddings is not None]
@@ -212,11 +222,9 @@ def _reduce(
 def _calibrate(
     run: Run, encoder: Encoder, refs: Sequence[IndexShardRef], dead: Mapping[str, Mask]
 ) -> Calibration:
-    config = run.config.index
     shards = open_shards(run.store, refs, encoder, dead, run.cache)
     run.progress.stage("calibrate", 1, "index")
-    settings = CalibrationSettings(target=config.recall, k=config.recall_at, budget=config.max_candidates)
-    calibration = calibrate(encoder, shards, settings)
+    calibration = calibrate(encoder, shards, calibration_settings(run.config.index))
     run.progress.advance(1)
     return calibration
 

@@ -74,7 +74,9 @@ class IndexConfig(_Section):
 
     recall: float = Field(0.99, gt=0, lt=1, description="the ann_recall that is asked for")
     recall_at: Literal[1, 10, 100] = Field(10, description="the k at which it is asked for")
-    bits: int | None = Field(None, ge=8, description="bits of a code; chosen by the dimension if absent")
+    bits: int | None = Field(
+        None, ge=8, multiple_of=8, description="bits of a code; chosen by the dimension if absent"
+    )
     recipe: Literal["centred-rotated", "sign"] = Field(
         "centred-rotated", description="sign is the textbook recipe"
     )

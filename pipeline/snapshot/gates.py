@@ -10,6 +10,20 @@ from dataclasses import dataclass
 from pipeline.errors import UsageError
 from pipeline.snapshot.manifest import Coverage, GateRecord
 
+GATES = (
+    "coverage",
+    "set_aside",
+    "rejected_share",
+    "shrink",
+    "not_empty",
+    "one_model",
+    "unit_norm",
+    "unique_ids",
+    "recall",
+    "bit_balance",
+    "not_rolled_back",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
@@ -41,17 +55,25 @@ class Evidence:
     rolled_back: bool
 
 
+def check_overrides(overrides: Mapping[str, str]) -> None:
+    """Refuses an override that could never take effect; worth doing before any work.
+
+    Raises:
+        UsageError: it names a gate that does not exist.
+    """
+    for name in overrides:
+        if name not in GATES:
+            raise UsageError(f"there is no gate {name!r}", fix=f"the gates are {', '.join(GATES)}")
+
+
 def judge(evidence: Evidence, limits: Thresholds, overrides: Mapping[str, str]) -> list[GateRecord]:
     """The verdict of every gate, in a fixed order.
 
     Raises:
         UsageError: an override names a gate that does not exist.
     """
+    check_overrides(overrides)
     records = _verdicts(evidence, limits)
-    names = [record.name for record in records]
-    for name in overrides:
-        if name not in names:
-            raise UsageError(f"there is no gate {name!r}", fix=f"the gates are {', '.join(names)}")
     return [
         record.model_copy(update={"override": overrides[record.name]})
         if not record.passed and record.name in overrides

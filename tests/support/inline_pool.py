@@ -1,0 +1,36 @@
+"""A pool without processes: each call makes one worker here and hands it the tasks in turn."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.cluster.pool import Done, Result, SetAside, Task, Worker
+
+
+@dataclass(slots=True)
+class InlinePool:
+    """Carries out tasks in this thread, last one first: nobody may rely on an order.
+
+    ``n_tasks`` counts the tasks of every call, in order of calls. Tasks whose number is in ``deadly`` "kill
+    their worker" in the first call that has tasks.
+    """
+
+    n_tasks: list[int] = field(default_factory=list)
+    deadly: frozenset[int] = frozenset()
+
+    @property
+    def n_workers(self) -> int:
+        return min(1, len(self.n_tasks))
+
+    def run(
+        self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
+    ) -> Iterator[Done[Result] | SetAside]:
+        if not tasks:
+            return
+        deadly = self.deadly if not self.n_tasks else frozenset()
+        self.n_tasks.append(len(tasks))
+        worker = make_worker()
+        for index in reversed(range(len(tasks))):
+            if index in deadly:
+                yield SetAside(index=index, attempts=3, reason="the worker died")
+            else:
+                yield Done(index=index, result=worker.run(tasks[index]))
