@@ -151,7 +151,7 @@ def test_read_images_parquet_of_fewer_or_other_columns_is_source_changed(tmp_pat
 def test_read_images_of_any_size_come_whole(
     sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read, "_RANGE_BYTES", 1_000_000)
+    monkeypatch.setattr(read, "RANGE_BYTES", 1_000_000)
     monkeypatch.setattr(read, "_GAP_BYTES", 1024)
     rng = random.Random(2)
     bodies = [rng.randbytes(size) for size in sizes]
