@@ -1,0 +1,136 @@
+"""Where overlap must show: sets on which one stage is the bound, ours against the slowest stage alone.
+
+The ratio is max(decode alone, infer alone, fetch alone) / ours, in seconds, 1 at best; fetch alone is the
+faster of our own reader and plain GETs on many threads, so a slow reader of ours cannot flatter us.
+"""
+
+import os
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.bench.contender import Contender, Outcome, run
+from jobs.bench.delay import DelayProxy
+from jobs.bench.image_sets import BenchModel, ImageSet, members, photo_set
+from jobs.output import say
+from pipeline.storage.open import open_store
+
+DELAY_S = 0.03
+_STAGES = ("decode", "infer", "fetch", "fetch_bare")
+_ENDPOINT = "AWS_ENDPOINT_URL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapPlan:
+    """How the overlap is measured."""
+
+    model: BenchModel
+    cores: int
+    rounds: int
+    work: Path
+
+
+def decode_bound(plan: OverlapPlan, n_images: int) -> dict[str, Any]:
+    """Photos of three megapixels from local tars."""
+    say(f"bench: decode-bound: generating {n_images} photos of three megapixels")
+    images = photo_set(plan.work / "photos", n_images)
+    return {"bytes": images.size_bytes, **_compare(plan, images, {})}
+
+
+def latency(plan: OverlapPlan, images: ImageSet, place: str | None) -> dict[str, Any]:
+    """The images as tars and as single objects on an S3 service that answers ``DELAY_S`` later."""
+    upstream = os.environ.get(_ENDPOINT)
+    if upstream is None or place is None:
+        missing = f"{_ENDPOINT} is not set" if upstream is None else "--s3 names no place for the images"
+        say(f"bench: latency: skipped, {missing}")
+        return {"skipped": missing}
+    folder = f"{place.rstrip('/')}/{plan.work.name}"
+    say(f"bench: latency: uploading {images.n_images} images to {folder}, twice")
+    tars, objects = _upload(images, folder)
+    with DelayProxy(upstream, DELAY_S) as proxy:
+        environment = {_ENDPOINT: proxy.endpoint}
+        found = {
+            "tars": _compare(plan, tars, environment),
+            "objects": _compare(plan, objects, environment),
+        }
+    _remove(folder)
+    return {"delay_s": DELAY_S, **found}
+
+
+def _compare(plan: OverlapPlan, images: ImageSet, environment: Mapping[str, str]) -> dict[str, Any]:
+    runs: dict[str, list[Outcome]] = {name: [] for name in ("ours", *_STAGES)}
+    for number in range(1, plan.rounds + 1):
+        for name, outcomes in runs.items():
+            outcomes.append(run(_contender(plan, images, name, environment), plan.work))
+            rate = outcomes[-1].images_per_s
+            shown = f"{rate:.0f} images/s" if rate is not None else f"failed: {outcomes[-1].failure}"
+            say(f"bench: {images.name} round {number} of {plan.rounds}: {name}: {shown}")
+    ratios = [
+        _ratio({name: outcomes[number] for name, outcomes in runs.items()}) for number in range(plan.rounds)
+    ]
+    good = [ratio for ratio in ratios if ratio is not None]
+    return {
+        "images": images.n_images,
+        "ratio_to_slowest_stage": statistics.median(good) if good else None,
+        "images_per_s": {name: _median(outcomes) for name, outcomes in runs.items()},
+        "rounds": {name: [one.images_per_s for one in outcomes] for name, outcomes in runs.items()},
+        "failures": sorted({one.failure for outcomes in runs.values() for one in outcomes if one.failure}),
+    }
+
+
+def _contender(plan: OverlapPlan, images: ImageSet, name: str, environment: Mapping[str, str]) -> Contender:
+    environment = {**environment, "BITSIEVE_CACHE": str(plan.work / "cache")}
+    if name == "ours":
+        config = {"source": images.source, "model": str(plan.model.path), "read": images.read}
+        module = "jobs.bench.ours"
+        settings: dict[str, Any] = {"config": config}
+    else:
+        module = "jobs.bench.alone"
+        settings = {
+            "stage": name,
+            "processes": plan.cores,
+            "source": images.source,
+            "read": images.read,
+            "model": str(plan.model.path),
+            "tars": [str(tar) for tar in images.tars],
+            "n_images": images.n_images,
+        }
+    return Contender(name=name, module=module, settings=settings, environment=environment)
+
+
+def _ratio(one: Mapping[str, Outcome]) -> float | None:
+    """Seconds per image of the slowest stage / ours; None if a run failed."""
+    rates = {name: outcome.images_per_s for name, outcome in one.items()}
+    ours, decode, infer = rates["ours"], rates["decode"], rates["infer"]
+    fetch = max((rate for name in ("fetch", "fetch_bare") if (rate := rates[name])), default=None)
+    if not ours or not decode or not infer or not fetch:
+        return None
+    return ours / min(decode, infer, fetch)
+
+
+def _median(outcomes: list[Outcome]) -> float | None:
+    rates = [rate for one in outcomes if (rate := one.images_per_s) is not None]
+    return statistics.median(rates) if rates else None
+
+
+def _upload(images: ImageSet, folder: str) -> tuple[ImageSet, ImageSet]:
+    """The set as tars and as one object for each image."""
+    as_tars, as_objects = open_store(f"{folder}/tars"), open_store(f"{folder}/objects")
+    for tar in images.tars:
+        as_tars.put_file(tar.name, tar)
+    n_objects = 0
+    for name, data in members(images):
+        n_objects += 1
+        as_objects.put(f"{n_objects:07d}-{name}", data)
+    return (
+        ImageSet(name="latency tars", source=as_tars.uri, tars=images.tars, n_images=images.n_images),
+        ImageSet(name="latency objects", source=as_objects.uri, tars=images.tars, n_images=n_objects),
+    )
+
+
+def _remove(folder: str) -> None:
+    store = open_store(folder)
+    for stat in list(store.list_objects()):
+        store.delete(stat.key)
