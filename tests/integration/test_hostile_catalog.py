@@ -1,9 +1,9 @@
 """402 broken, odd and hostile images as one catalog, in all three formats: every one ends as expected.
 
-The expected outcome of every file is committed in ``tests/golden/hostile_images.csv``. It was drawn up from what
-this code does and then compared, file by file, with what plain Pillow makes of each (``manifest.csv``). They differ
-in formats that are not opened (ICO, JPEG 2000, PSD), floating point pixels, AVIF, GIFs whose first frame is whole,
-and a bad EXIF block.
+The expected outcome of every file is committed in ``tests/golden/hostile_images.csv``. It was drawn up from
+what this code does and then compared, file by file, with what plain Pillow makes of each (``manifest.csv``).
+They differ in formats that are not opened (ICO, JPEG 2000, PSD), floating point pixels, AVIF, GIFs whose
+first frame is whole, and a bad EXIF block.
 """
 
 import csv
