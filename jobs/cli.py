@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-import click
 import typer
 
 from jobs import demo, evaluate, model, plan, reindex_command, search, snapshots
@@ -66,12 +65,12 @@ def run(arguments: Sequence[str]) -> int:
     except BitsieveError as exc:
         print_error(exc, as_json=as_json)
         return exc.exit_code
-    except click.ClickException as exc:
+    except typer.TyperException as exc:
         print_error(
             UsageError(exc.format_message(), fix=f"see `{_command_path(exc)} --help`"), as_json=as_json
         )
         return 2
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         fix = "what is done is kept: run the same command to go on"
         print_error(Terminated("stopped from outside", fix=fix), as_json=as_json)
         return Terminated.exit_code
@@ -88,6 +87,6 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _command_path(exc: click.ClickException) -> str:
+def _command_path(exc: typer.TyperException) -> str:
     context = getattr(exc, "ctx", None)
     return context.command_path if context is not None else "bitsieve"

@@ -42,10 +42,12 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
         try:
             yield run
         except BaseException as exc:
-            events.record("run_failed", error=type(exc).__name__, message=str(exc)[:2000])
+            if events.begun:
+                events.record("run_failed", error=type(exc).__name__, message=str(exc)[:2000])
             raise
         finally:
-            events.record("run_ended", seconds=run.seconds, ray_started=pool.started)
+            if events.begun:
+                events.record("run_ended", seconds=run.seconds, ray_started=pool.started)
             with contextlib.suppress(StorageError):  # never hide how the run itself ended
                 events.flush()
 
@@ -69,8 +71,10 @@ def _check_source_is_there(source: str) -> None:
 
 
 def _check_apart(source: str, store: str) -> None:
-    inside = f"{store}/".startswith(f"{source}/")
-    if inside:
+    real_source, real_store = (
+        uri if uri.startswith("s3://") else os.path.realpath(uri) for uri in (source, store)
+    )
+    if f"{real_store}/".startswith(f"{real_source}/"):
         raise UsageError(
             f"the store {store} lies in the source {source}: its files would be listed as images",
             fix="choose a store beside the catalog",

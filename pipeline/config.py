@@ -189,7 +189,7 @@ def known_keys() -> list[str]:
 
 def _from_file(file: Path, name: str | None) -> dict[str, Any]:
     try:
-        document = tomllib.loads(file.read_text())
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"the configuration {file} cannot be read: {exc.strerror}", fix="check -c") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
@@ -202,6 +202,11 @@ def _from_file(file: Path, name: str | None) -> dict[str, Any]:
                 f"{file} has an unknown table {key!r}", fix="catalogs are tables [catalogs.<name>]"
             )
     catalogs = document.get("catalogs", {})
+    if not isinstance(catalogs, dict) or not all(isinstance(catalog, dict) for catalog in catalogs.values()):
+        raise ConfigError(
+            f"in {file} `catalogs` is not tables of settings, like 'shop'",
+            fix="write [catalogs.shop] and the settings of the catalog shop below it",
+        )
     if name not in catalogs:
         raise ConfigError(
             f"{file} has no catalog {name!r}", fix=f"it has {', '.join(sorted(catalogs)) or 'none'}"

@@ -40,6 +40,11 @@ class EventLog:
         self._batch = 0
         self._flushed_s = clock()
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was recorded; before that nobody knows whether the store is ours to write to."""
+        return bool(self._lines) or self._batch > 0
+
     def record(self, event: str, **facts: Any) -> None:
         """Records that ``event`` happened; ``facts`` must be JSON values and hold no secret and no pixel."""
         now = self._clock()
