@@ -1,7 +1,8 @@
 """Ray's folder on this machine: a short path, because its socket names must stay under 108 bytes.
 
 A driver that is killed leaves its folder behind. Each folder holds a lock file that its driver keeps locked
-as long as it lives, so the next driver knows which folders are nobody's any more and removes them.
+as long as it lives, so a later driver knows which folders are nobody's any more and removes them. Not before
+the last process of that Ray is gone, though: its agents take a minute to learn that they should end.
 """
 
 import contextlib
@@ -34,8 +35,23 @@ def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*"):
         lock = _locked(folder, create=False)
         if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            if not _in_use(folder):
+                shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether another process of this user has a file open there."""
+    inside = f"{folder}/"
+    for process in Path("/proc").glob("[0-9]*"):
+        if process.name == str(os.getpid()):
+            continue
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            for link in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(link).startswith(inside):
+                        return True
+    return False
 
 
 def _locked(folder: Path, *, create: bool) -> int | None:

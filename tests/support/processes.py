@@ -6,10 +6,11 @@ from pathlib import Path
 
 MARK = "BITSIEVE_TEST_MARK"
 _RAY = (b"raylet", b"gcs_server", b"default_worker.py", b"ray::", b"log_monitor.py")
+AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")  # they outlive a killed driver by a minute
 
 
-def ray_processes(mark: str) -> list[str]:
-    """Command lines of Ray's processes that were started under ``MARK=mark``."""
+def ray_processes(mark: str, but: tuple[bytes, ...] = ()) -> list[str]:
+    """Command lines of Ray's processes that were started under ``MARK=mark``, but for some."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for process in Path("/proc").iterdir():
@@ -17,6 +18,8 @@ def ray_processes(mark: str) -> list[str]:
             continue
         try:
             command = (process / "cmdline").read_bytes()
+            if any(name in command for name in but):
+                continue
             if any(name in command for name in _RAY) and wanted in (process / "environ").read_bytes():
                 found.append(
                     f"{process.name} {command.replace(bytes(1), b' ').decode(errors='replace')[:120]}"
@@ -26,9 +29,9 @@ def ray_processes(mark: str) -> list[str]:
     return found
 
 
-def ray_processes_left(mark: str, patience_s: float = 15.0) -> list[str]:
+def ray_processes_left(mark: str, but: tuple[bytes, ...] = (), patience_s: float = 90.0) -> list[str]:
     """The same, once those that are on their way out are gone."""
     give_up_s = time.monotonic() + patience_s
-    while (left := ray_processes(mark)) and time.monotonic() < give_up_s:
+    while (left := ray_processes(mark, but)) and time.monotonic() < give_up_s:
         time.sleep(0.1)
     return left
