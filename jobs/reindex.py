@@ -147,7 +147,7 @@ def _night(run: Run, model: Model) -> Night:
     parent, catalog, change = listed.parent, listed.catalog, listed.change
     with run.stage("embed"):
         shards = plan_shards(change.fresh, run.config.embed.shard_images)
-        embedded = embed_stage(run, shards, model, parent.sequence + 1)
+        embedded = embed_stage(run, shards, model, parent)
         is_recent = partial(_is_recent, run, parent.sequence)
         rows = evolve(run.store, parent, change, embedded.parts, is_recent=is_recent, cache=run.cache)
     found = _Findings(

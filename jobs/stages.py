@@ -5,7 +5,7 @@ again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -35,11 +35,12 @@ from pipeline.index.reduce import (
 )
 from pipeline.index.sample import fit_sample, seeded_order
 from pipeline.model.file import Model
-from pipeline.snapshot.evolve import Rows
+from pipeline.snapshot.evolve import Parent, Rows
 from pipeline.snapshot.manifest import EncoderRef, IndexShardRef, PartRef
 from pipeline.snapshot.open import open_shards
 from pipeline.snapshot.rows import Mask, live_vectors
 from pipeline.storage.receipts import Receipt, fetch, read_receipt
+from pipeline.values import PASSING_REASONS
 
 _REJECTED = "rejected."
 
@@ -63,8 +64,11 @@ class Indexed:
     bit_imbalance: float
 
 
-def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int) -> Embedded:
-    """Embeds the shards on the pool; those with a receipt are only counted."""
+def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Parent) -> Embedded:
+    """Embeds the shards on the pool; those with a receipt are only counted.
+
+    A receipt that an earlier night published does not count if it refused images for a reason that may pass.
+    """
     config = run.config.embed
     settings = EmbedSettings(
         store_uri=run.config.store,
@@ -78,11 +82,14 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int
         fetch_ahead_bytes=fetch_ahead_bytes(config.memory_budget),
     )
     receipts: dict[int, Receipt] = {}
-    for number, shard in enumerate(shards):
-        key = embed_key(shard, model.model_id, settings.limits, config.provider)
-        found = read_receipt(run.store, STAGE, key)
-        if found is not None:
-            receipts[number] = found
+    published = {part.key for part in parent.parts}
+    shards = list(shards)
+    for number in range(len(shards)):
+        while (found := read_receipt(run.store, STAGE, _key(shards[number], settings))) is not None:
+            if found.key not in published or not _may_pass(found):
+                receipts[number] = found
+                break
+            shards[number] = replace(shards[number], redo=shards[number].redo + 1)
     todo = [number for number in range(len(shards)) if number not in receipts]
     done = sum(shards[number].n_images for number in receipts)
     run.events.record(
@@ -110,7 +117,7 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, since: int
     run.embed_workers = run.pool.n_workers if todo else 0
     ordered = [receipts[number] for number in sorted(receipts)]
     return Embedded(
-        parts=[_part(receipt, since) for receipt in ordered],
+        parts=[_part(receipt, parent.sequence + 1) for receipt in ordered],
         set_aside=set_aside,
         norm_error=max((_norm_error(receipt) for receipt in ordered), default=0.0),
     )
@@ -254,6 +261,14 @@ def _shard_ref(task: ReduceTask, receipt: Receipt) -> IndexShardRef:
         vectors=receipt.files["vectors"],
         row_ids=receipt.files["row_ids"],
     )
+
+
+def _key(shard: ImageShard, settings: EmbedSettings) -> str:
+    return embed_key(shard, settings.model_id, settings.limits, settings.provider)
+
+
+def _may_pass(receipt: Receipt) -> bool:
+    return any(f"{_REJECTED}{reason}" in receipt.counts for reason in PASSING_REASONS)
 
 
 def _part(receipt: Receipt, since: int) -> PartRef:

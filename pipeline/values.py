@@ -35,6 +35,18 @@ class RejectReason(StrEnum):
     SOURCE_CHANGED = "source_changed"  # other bytes than were listed
 
 
+PASSING_REASONS = frozenset(
+    {
+        RejectReason.SOURCE_MISSING,
+        RejectReason.SOURCE_CHANGED,
+        RejectReason.DECODE_TIMEOUT,
+        RejectReason.DECODE_MEMORY,
+        RejectReason.DECODER_CRASH,
+    }
+)
+"""What the same bytes may be refused for on one night and not on the next."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
     """One image that was refused: the reason decides what happens next, the detail is for people."""

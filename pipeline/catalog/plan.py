@@ -20,10 +20,14 @@ _SHARDS_WANTED = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageShard:
-    """Rows of a listing that one task embeds, in plan order; ``digest`` names their ids and versions."""
+    """Rows of a listing that one task embeds, in plan order; ``digest`` names their ids and versions.
+
+    ``redo`` counts the earlier nights on which the very same images were tried.
+    """
 
     table: pa.Table
     digest: str
+    redo: int = 0
 
     @property
     def n_images(self) -> int:

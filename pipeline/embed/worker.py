@@ -58,8 +58,15 @@ class EmbedSettings:
 
 
 def embed_key(shard: ImageShard, model_id: str, limits: DecodeLimits, provider: Provider) -> str:
-    """The key of a shard's part: model, precision, provider family, decode limits, images and versions."""
-    config = {"model_id": model_id, "provider": provider, "dtype": "float32", "limits": asdict(limits)}
+    """The key of a shard's part: model, precision, provider family, decode limits, images, versions, redo."""
+    config: dict[str, Any] = {
+        "model_id": model_id,
+        "provider": provider,
+        "dtype": "float32",
+        "limits": asdict(limits),
+    }
+    if shard.redo:
+        config["redo"] = shard.redo
     return task_key(STAGE, STAGE_VERSION, config, [shard.digest])
 
 

@@ -7,6 +7,7 @@ counted from the snapshot in which those bytes were first refused. Parts are nev
 bitmaps.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ from pipeline.catalog.change import Change, contains
 from pipeline.snapshot.manifest import AttributesRef, Manifest, PartRef
 from pipeline.snapshot.rows import LIVE_SCHEMA, Mask, dead_masks, live_rows, refused_rows
 from pipeline.storage.store import ObjectStore
-from pipeline.values import RejectReason
+from pipeline.values import PASSING_REASONS
 
-_PASSING = pa.array([RejectReason.SOURCE_MISSING.value, RejectReason.SOURCE_CHANGED.value])
+MAX_TRIES = 3
+"""How many nights an image is tried that is refused for a reason that may pass."""
+_PASSING = pa.array(sorted(PASSING_REASONS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,8 +48,13 @@ class Parent:
         return [] if self.manifest is None else self.manifest.content.attributes
 
     def lasting_refusals(self) -> pa.Table:
-        """The rejects that another try would not change: facts about bytes, not about a moment."""
-        return self.refused.filter(pc.invert(pc.is_in(self.refused["reason"], value_set=_PASSING)))
+        """The rejects that are not tried again: facts about bytes, and moments that came three times."""
+        passing = pc.is_in(self.refused["reason"], value_set=_PASSING)
+        if not pc.any(passing).as_py():
+            return self.refused
+        tries = Counter(_keys(self.refused.filter(passing)))
+        worn_out = pa.array([tries[key] >= MAX_TRIES for key in _keys(self.refused)], type=pa.bool_())
+        return self.refused.filter(pc.or_(pc.invert(passing), worn_out))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

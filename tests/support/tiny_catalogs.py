@@ -70,12 +70,11 @@ def write_parquet(path: Path, columns: Mapping[str, object], *, rows_per_group: 
     return path
 
 
-def list_of(folder: Path, work: Path, **read: object) -> Catalog:
-    """The catalog of a local folder, with its listings kept in ``work``."""
+def list_of(folder: Path, work: Path, store: LocalStore | None = None, **read: object) -> Catalog:
+    """The catalog of a local folder, with its listings kept in a store, else in ``work``."""
     spec = SourceSpec(uri=str(folder), **read)  # type: ignore[arg-type]
-    return list_catalog(
-        LocalStore(folder), spec, LocalStore(work / "store"), work / "cache", lambda done, total: None
-    )
+    kept = store or LocalStore(work / "store")
+    return list_catalog(LocalStore(folder), spec, kept, work / "cache", lambda done, total: None)
 
 
 def listing(rows: Sequence[tuple[str, str]], *, container: str = "") -> pa.Table:

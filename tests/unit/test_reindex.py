@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.support.tiny_catalogs import (
     age,
     black_jpeg,
     jpeg,
+    list_of,
     tar_of,
     write_folder,
     write_parquet,
@@ -181,6 +183,48 @@ def test_reindex_rejects_of_the_listing_are_counted_every_night(tmp_path: Path) 
     again = shop.night()
     assert not again.published
     assert again.manifest.coverage.rejected == 4
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Other bytes under the same size, inode and time, as when a disk fails for a while."""
+    status = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_reindex_bytes_that_could_not_be_had_are_tried_again(tmp_path: Path) -> None:
+    shop = Collection(tmp_path, settings={"gates": {"max_rejected_share": 1}})
+    write_tar(shop.source / "a.tar", tar_of(*range(8)))
+    shop.night()
+    path = write_tar(shop.source / "b.tar", tar_of(8, 9))
+    good = path.read_bytes()
+    list_of(shop.source, tmp_path, store=shop.store)
+    overwrite(path, bytes(len(good)))
+    second = shop.night()
+    assert second.manifest.content.rejected == {"source_changed": 2}
+    third = shop.night()
+    assert shop.pool.n_tasks == [1]
+    assert third.manifest.content.rejected == {"source_changed": 2}
+    overwrite(path, good)
+    fourth = shop.night()
+    assert fourth.manifest.coverage.embedded == 2
+    assert {"0008", "0009"} <= set(live(shop, fourth))
+    assert not shop.night().published
+
+
+def test_reindex_bytes_that_can_never_be_had_are_tried_three_times(tmp_path: Path) -> None:
+    shop = Collection(tmp_path, settings={"gates": {"max_rejected_share": 1}})
+    write_tar(shop.source / "a.tar", tar_of(*range(8)))
+    path = write_tar(shop.source / "b.tar", tar_of(8, 9))
+    list_of(shop.source, tmp_path, store=shop.store)
+    overwrite(path, bytes(path.stat().st_size))
+    tries = []
+    for _ in range(5):
+        night = shop.night()
+        tries.append(sum(shop.pool.n_tasks[:1]))
+        assert night.manifest.content.rejected == {"source_changed": 2}
+    assert tries == [1, 1, 1, 0, 0]
+    assert not night.published
 
 
 def test_reindex_image_replaced_by_garbage_stays_stale_then_dies(shop: Collection) -> None:
