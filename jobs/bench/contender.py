@@ -6,6 +6,7 @@ memory is measured alike. A contender that fails or hangs gives an ``Outcome`` t
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -79,7 +80,8 @@ def run(contender: Contender, work: Path, *, with_memory: bool = False) -> Outco
     if not failure and (process.returncode or not line):
         failure = _last_line(folder / "stderr") or f"exit code {process.returncode}"
     report = json.loads(line) if line and not failure else {}
-    memory = watch.peak(marks) if watch is not None else None
+    until_s = float(report.get("ended_at_s", math.inf))
+    memory = watch.peak(marks, until_s) if watch is not None else None
     if not failure and "keep" in settings and (folder / "output").is_dir():
         shutil.copytree(folder / "output", settings["keep"], dirs_exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -22,6 +22,7 @@ from jobs.output import say
 
 OURS, RAY_DATA, DATALOADER = "ours", "ray_data", "dataloader"
 _PEERS = "jobs.bench.peers"
+_TUNING_RUNS = 2  # the faster one counts: other work on the machine only ever slows down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +115,13 @@ def _tuned(contest: Contest, name: str, script: str, grid: Sequence[Settings]) -
     tried: list[dict[str, Any]] = []
     part = contest.images.first(contest.tuning_tars)
     for settings in grid if contest.tune else ():
-        outcome = run(_peer(contest, name, script, part, settings), contest.work)
-        _tell("settings", f"{name} {dict(settings)}", outcome)
-        figure = outcome.images_per_s
-        tried.append({"settings": settings, "images_per_s": figure, "failure": outcome.failure})
+        contender = _peer(contest, name, script, part, settings)
+        outcomes = [run(contender, contest.work) for _ in range(_TUNING_RUNS)]
+        best_run = max(outcomes, key=lambda outcome: outcome.images_per_s or 0.0)
+        _tell("settings", f"{name} {dict(settings)}", best_run)
+        tried.append(
+            {"settings": settings, "images_per_s": best_run.images_per_s, "failure": best_run.failure}
+        )
     best: Settings = max(tried, key=_rate_of)["settings"] if tried else grid[0]
     contender = _peer(contest, name, script, contest.images, best)
     return _Entry(contender=contender, settings=best, tried=tried)

@@ -11,8 +11,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -37,12 +37,17 @@ class ProcessMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakMemory:
-    """Peaks over a run, in bytes; ``driver_bytes`` is the process that was started, ``total_bytes`` all."""
+    """Peaks up to the end of the timed part, in bytes.
+
+    ``total_bytes`` is everything, ``driver_bytes`` the process that was started, ``idle_bytes`` what the
+    loaded actors took before their first image, ``whole_bytes`` the total over the whole run.
+    """
 
     working_bytes: int
     total_bytes: int
     driver_bytes: int
     idle_bytes: int
+    whole_bytes: int
     n_samples: int
 
 
@@ -54,7 +59,7 @@ class MemoryWatch:
 
     def __init__(self, root: int) -> None:
         self._root = root
-        self._samples: list[Sample] = []
+        self._samples: list[tuple[float, Sample]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -68,31 +73,36 @@ class MemoryWatch:
         self._stop.set()
         self._thread.join()
 
-    def peak(self, marks: Path) -> PeakMemory:
-        """The peaks; ``marks`` holds a file ``loaded-<pid>.json`` of each actor that has its model."""
-        return peak(self._samples, self._root, _idle_bytes(marks))
+    def peak(self, marks: Path, until_s: float) -> PeakMemory:
+        """The peaks until ``until_s``; ``marks`` holds ``loaded-<pid>.json`` of each actor with its model."""
+        timed = [one for taken_s, one in self._samples if taken_s <= until_s]
+        whole_bytes = max((_total_bytes(one) for _, one in self._samples), default=0)
+        return replace(peak(timed, self._root, _idle_bytes(marks)), whole_bytes=whole_bytes)
 
     def _watch(self) -> None:
         while not self._stop.is_set():
             started = time.monotonic()
-            self._samples.append(sample(self._root))
+            self._samples.append((time.time(), sample(self._root)))
             self._stop.wait(max(0.0, PERIOD_S - (time.monotonic() - started)))
 
 
-def peak(samples: list[Sample], root: int, idle: Mapping[int, int]) -> PeakMemory:
+def peak(samples: Sequence[Sample], root: int, idle: Mapping[int, int]) -> PeakMemory:
     """The peaks of ``samples``; ``idle`` is what each loaded actor took before its first image.
 
     >>> one = {1: ProcessMemory(pss_bytes=50, shared_bytes=0, is_daemon=False),
     ...        2: ProcessMemory(pss_bytes=30, shared_bytes=10, is_daemon=True),
     ...        3: ProcessMemory(pss_bytes=90, shared_bytes=0, is_daemon=False)}
-    >>> peak([one], 1, {3: 70})
-    PeakMemory(working_bytes=80, total_bytes=170, driver_bytes=50, idle_bytes=70, n_samples=1)
+    >>> found = peak([one], 1, {3: 70})
+    >>> found.working_bytes, found.total_bytes, found.driver_bytes
+    (80, 170, 50)
     """
+    total_bytes = max((_total_bytes(one) for one in samples), default=0)
     return PeakMemory(
         working_bytes=max((_working_bytes(one, idle) for one in samples), default=0),
-        total_bytes=max((sum(process.pss_bytes for process in one.values()) for one in samples), default=0),
+        total_bytes=total_bytes,
         driver_bytes=max((one[root].pss_bytes for one in samples if root in one), default=0),
         idle_bytes=sum(idle.values()),
+        whole_bytes=total_bytes,
         n_samples=len(samples),
     )
 
@@ -110,6 +120,10 @@ def sample(root: int) -> Sample:
                 is_daemon=any(part in command for part in _DAEMONS),
             )
     return found
+
+
+def _total_bytes(one: Sample) -> int:
+    return sum(process.pss_bytes for process in one.values())
 
 
 def _working_bytes(one: Sample, idle: Mapping[int, int]) -> int:

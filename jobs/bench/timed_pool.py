@@ -20,6 +20,7 @@ class TimedPool:
         self.called_s: list[float] = []
         self.first_task_s: list[float] = []
         self.ended_s: list[float] = []
+        self.ended_at_s: list[float] = []  # since 1970, to compare with other processes
         self.workers: list[int] = []
 
     @property
@@ -35,6 +36,7 @@ class TimedPool:
         watched = _Watched(tasks)
         yield from self._pool.run(partial(_loaded, make_worker, self._marks), watched)
         self.ended_s.append(time.perf_counter())
+        self.ended_at_s.append(time.time())
         self.workers.append(self._pool.n_workers)
         self.first_task_s.append(watched.first_s or self.called_s[-1])
 
@@ -61,10 +63,12 @@ class _Watched(Sequence[Task]):
 
 def _loaded(make_worker: Callable[[], Worker[Task, Result]], marks: Path) -> Worker[Task, Result]:
     """The worker, and a note of what its process takes before its first image."""
+    started = time.perf_counter()
     worker = make_worker()
+    load_s = time.perf_counter() - started
     fields = Path("/proc/self/smaps_rollup").read_text().split()
     place = marks / f"loaded-{os.getpid()}.json"
     if not place.exists():  # the reduce stage's workers are not what is measured
         pss_bytes = int(fields[fields.index("Pss:") + 1]) * 1024
-        place.write_text(json.dumps({"pid": os.getpid(), "pss_bytes": pss_bytes}))
+        place.write_text(json.dumps({"pid": os.getpid(), "pss_bytes": pss_bytes, "load_s": load_s}))
     return worker
