@@ -2,7 +2,8 @@
 
 The timed part is the embed stage from the first task handed out to the last receipt. Ray's start, the other
 stages and the whole night are reported beside it, and ``outside_tasks``: the share of the workers' timed
-seconds in which they had no task (loading the model, waiting for the driver, the last tasks' end). Takes its settings as JSON, prints one JSON line.
+seconds in which they had no task (loading the model, waiting for the driver, the last tasks' end). Takes its
+settings as JSON, prints one JSON line.
 """
 
 import json
