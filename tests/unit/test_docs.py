@@ -87,12 +87,12 @@ def test_every_configuration_key_is_documented() -> None:
 
 
 def test_every_documented_configuration_key_exists() -> None:
-    rows = re.findall(r"^\| `([a-z_.]+)` \|", page("configuration"), re.M)
+    rows = re.findall(r"^\| `([a-z0-9_.]+)` \|", page("configuration"), re.M)
     assert sorted(rows) == sorted(known_keys())
 
 
 def test_documented_defaults_are_the_defaults() -> None:
-    rows = re.findall(r"^\| `([a-z_.]+)` \| [^|]+ \| `?([^|`]+)`? \|", page("configuration"), re.M)
+    rows = re.findall(r"^\| `([a-z0-9_.]+)` \| [^|]+ \| `?([^|`]+)`? \|", page("configuration"), re.M)
     config = CatalogConfig(source="a", store="b")
     for key, said in rows:
         value: object = config
