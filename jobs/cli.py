@@ -37,6 +37,8 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(model.app, name="model")
 app.add_typer(bench.app, name="bench")
 
+_INTERRUPTED = 130  # what typer makes of KeyboardInterrupt
+
 
 class _InternalError(BitsieveError):
     """Something that bitsieve did not expect: a bug."""
@@ -62,6 +64,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         check_packages()
         code = app(list(arguments), standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
     except BitsieveError as exc:
         print_error(exc, as_json=as_json)
         return exc.exit_code

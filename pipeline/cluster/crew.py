@@ -11,6 +11,8 @@ imports this file.
 import contextlib
 import logging
 import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,7 @@ def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> No
     Raises:
         WorkerError: it did not start.
     """
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(
@@ -54,6 +57,8 @@ def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> No
             f"Ray did not start on {address or 'this machine'}: {first_line}",
             fix="check --ray-address and its token (RAY_AUTH_TOKEN), free memory and /tmp",
         ) from exc
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would end the process on the spot
 
 
 def stop() -> None:

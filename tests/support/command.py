@@ -52,7 +52,7 @@ class Command:
         assert outcome.code == 0, outcome.stderr
         return outcome.json
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, own_group: bool = False) -> subprocess.Popen[str]:
         environment = {**os.environ, "BITSIEVE_CACHE": str(self.cache), **self.more}
         return subprocess.Popen(
             [_PROGRAM, *map(str, arguments)],
@@ -61,6 +61,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0 if own_group else None,
         )
 
 
