@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.errors import SourceError
+from pipeline.storage.local import LocalStore
+from pipeline.storage.parallel_listing import list_in_parallel
 from pipeline.storage.store import ObjectStat, ObjectStore
 
 _CONTAINER_SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
@@ -66,7 +68,8 @@ def list_source(store: ObjectStore, spec: SourceSpec) -> SourceListing:
     """
     skipped = {"directory_marker": 0, "excluded": 0}
     objects = []
-    for stat in store.list_objects():
+    local = isinstance(store, LocalStore)  # one disk, walked in order
+    for stat in store.list_objects() if local else list_in_parallel(store):
         if stat.key.endswith("/") and stat.size_bytes == 0:
             skipped["directory_marker"] += 1
         elif not is_wanted(stat.key, spec):
