@@ -56,20 +56,25 @@ class Outcome:
 def run(contender: Contender, work: Path, *, with_memory: bool = False) -> Outcome:
     """Runs the contender once in a new folder under ``work``, which is removed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix=f"{contender.name}-", dir=work))
-    marks = folder / "marks"
+    scratch = Path(tempfile.mkdtemp(prefix="bsp-"))  # a short path, as Ray's sockets need it
+    try:
+        return _run_in(folder, scratch, contender, with_memory=with_memory)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run_in(folder: Path, scratch: Path, contender: Contender, *, with_memory: bool) -> Outcome:
+    marks, made = folder / "marks", folder / "output"
     marks.mkdir()
-    settings = {**contender.settings, "marks": str(marks), "output": str(folder / "output")}
-    command = [contender.python, "-m", contender.module, json.dumps(settings)]
-    environment = {**os.environ, **(contender.environment or {})}
-    if contender.module.startswith("jobs.bench.peers"):
-        environment["PYTHONPATH"] = str(_peer_code(folder))
+    settings = {**contender.settings, "marks": str(marks), "output": str(made), "scratch": str(scratch)}
     started = time.perf_counter()
     with (folder / "stderr").open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 - our own modules
-            command,
+            [contender.python, "-m", contender.module, json.dumps(settings)],
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=environment,
+            env=_environment(contender, folder),
             cwd=folder,
             start_new_session=True,
         )
@@ -81,18 +86,23 @@ def run(contender: Contender, work: Path, *, with_memory: bool = False) -> Outco
         failure = _last_line(folder / "stderr") or f"exit code {process.returncode}"
     report = json.loads(line) if line and not failure else {}
     until_s = float(report.get("ended_at_s", math.inf))
-    memory = watch.peak(marks, until_s) if watch is not None else None
-    if not failure and "keep" in settings and (folder / "output").is_dir():
-        shutil.copytree(folder / "output", settings["keep"], dirs_exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    if not failure and "keep" in settings and made.is_dir():
+        shutil.copytree(made, settings["keep"], dirs_exist_ok=True)
     return Outcome(
         n_images=report.get("n_images", 0),
         seconds=report.get("seconds", 0.0),
         wall_s=wall_s,
         report=report,
-        memory=memory,
+        memory=watch.peak(marks, until_s) if watch is not None else None,
         failure=failure,
     )
+
+
+def _environment(contender: Contender, folder: Path) -> dict[str, str]:
+    environment = {**os.environ, **(contender.environment or {})}
+    if contender.module.startswith("jobs.bench.peers"):
+        environment["PYTHONPATH"] = str(_peer_code(folder))
+    return environment
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[str, str]:

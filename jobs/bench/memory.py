@@ -23,6 +23,8 @@ _DAEMONS = (
     "ray/_private/log_monitor.py",
     "ray/_private/runtime_env/",
     "ray/autoscaler/",
+    "ray::DashboardAgent",  # these two rename themselves
+    "ray::RuntimeEnvAgent",
 )
 
 

@@ -6,8 +6,6 @@ begins to load the model, whichever is earlier, so that Ray's start is apart, as
 """
 
 import os
-import shutil
-import tempfile
 import time
 from typing import Any
 
@@ -73,13 +71,12 @@ def main() -> None:
     import ray.data
 
     entered = time.perf_counter()
-    folder = tempfile.mkdtemp(prefix="bsp-", dir="/tmp")
     ray.init(
         num_cpus=asked["cores"],
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        _temp_dir=folder,
+        _temp_dir=asked["scratch"],
     )
     ray_start_s = time.perf_counter() - entered
     context = ray.data.DataContext.get_current()
@@ -105,7 +102,6 @@ def main() -> None:
         ended = time.time()
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
     began = plain.first_mark_s(asked, "began")
     plain.report(
         asked["n_images"],
