@@ -39,7 +39,7 @@ from pipeline.storage.store import ObjectStat, ObjectStore
 from pipeline.values import RejectReason
 
 STAGE = "list"
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 FILE = "listing"
 _THREADS = 4
 

@@ -21,6 +21,7 @@ from pipeline.catalog.container import container_file
 from pipeline.catalog.ids import original
 from pipeline.catalog.parquet import image_bytes, image_columns, open_parquet, read_group
 from pipeline.catalog.source import SourceSpec
+from pipeline.catalog.tars import is_gzipped, open_tar
 from pipeline.catalog.versions import is_listed_object, object_version
 from pipeline.errors import DataCorrupt, ObjectMissing, SourceError
 from pipeline.storage.store import ObjectStore
@@ -59,6 +60,8 @@ def read_images(source: ObjectStore, spec: SourceSpec, rows: pa.Table, cache: Pa
             yield from _prefix(source, members)
         elif members[0]["row_group"] >= 0:
             yield from _parquet(source, spec, original(container), members, cache)
+        elif is_gzipped(original(container)):
+            yield from _gzipped_tar(source, original(container), members, cache)
         else:
             yield from _tar(source, original(container), members)
 
@@ -101,6 +104,25 @@ def _tar(source: ObjectStore, container: str, rows: list[Row]) -> Iterator[Fetch
             for row in members:
                 offset = row["offset"] - start
                 yield _checked(row, block[offset : offset + row["size_bytes"]])
+
+
+def _gzipped_tar(source: ObjectStore, container: str, rows: list[Row], cache: Path) -> Iterator[FetchedImage]:
+    """Decompresses the tar up to the last of ``rows``; from its start again for one that lies before."""
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(container_file(source, container, cache))
+        except ObjectMissing as exc:
+            yield from (_refused(row, RejectReason.SOURCE_MISSING, exc.message) for row in rows)
+            return
+        file, _ = stack.enter_context(open_tar(path, container))
+        for row in rows:
+            if row["offset"] < file.tell():
+                file, _ = stack.enter_context(open_tar(path, container))
+            try:
+                file.seek(row["offset"])
+                yield _checked(row, file.read(row["size_bytes"]))
+            except SourceError as exc:  # it could be read when it was listed
+                yield _refused(row, RejectReason.SOURCE_CHANGED, exc.message)
 
 
 def _ranges(rows: list[Row]) -> Iterator[tuple[int, int, list[Row]]]:

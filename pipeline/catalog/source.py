@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pipeline.catalog.tars import OTHER_COMPRESSED, SUFFIXES
 from pipeline.errors import SourceError
 from pipeline.storage.local import LocalStore
 from pipeline.storage.parallel_listing import list_in_parallel
 from pipeline.storage.store import ObjectStat, ObjectStore
-
-_CONTAINER_SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
-_COMPRESSED_SUFFIXES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class SourceFormat(StrEnum):
@@ -96,12 +94,11 @@ def is_wanted(key: str, spec: SourceSpec) -> bool:
 
 
 def _told_format(objects: Sequence[ObjectStat], uri: str) -> SourceFormat:
-    compressed = next((s.key for s in objects if s.key.lower().endswith(_COMPRESSED_SUFFIXES)), None)
+    compressed = next((s.key for s in objects if s.key.lower().endswith(OTHER_COMPRESSED)), None)
     if compressed is not None:
         raise SourceError(
-            f"the catalog source {uri} holds a compressed tar, {compressed!r}, in which nothing can be found "
-            "without reading all of it",
-            fix="decompress the tars, or leave them out, as in --exclude '*.tar.gz'",
+            f"the catalog source {uri} holds a tar whose compression is not read, {compressed!r}",
+            fix="write it as .tar or .tar.gz, or leave it out, as in --exclude '*.tar.zst'",
         )
     kinds = set(_kinds(objects))
     if len(kinds) == 1:
@@ -114,8 +111,10 @@ def _told_format(objects: Sequence[ObjectStat], uri: str) -> SourceFormat:
 
 def _kinds(objects: Sequence[ObjectStat]) -> Iterator[str]:
     for stat in objects:
-        _, dot, suffix = stat.key.rpartition(".")
-        yield _CONTAINER_SUFFIXES.get(dot + suffix.lower(), "prefix")
+        name = stat.key.lower()
+        yield (
+            "webdataset" if name.endswith(SUFFIXES) else "parquet" if name.endswith(".parquet") else "prefix"
+        )
 
 
 def _left_out(skipped: dict[str, int]) -> str:

@@ -8,7 +8,6 @@ marker, or with anything but zeros after it, is therefore refused.
 
 import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,9 +16,11 @@ from string import Formatter
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.catalog.ids import container_locator, printable, sample_name
 from pipeline.catalog.table import MAX_IMAGE_BYTES, ListedImage, ListingBuilder
+from pipeline.catalog.tars import is_inner_tar, open_tar, without_suffix
 from pipeline.errors import SourceError
 from pipeline.values import RejectReason
 
@@ -58,8 +59,8 @@ def list_tar(path: Path, container: str, id_template: str = "{name}") -> tuple[p
         SourceError: not a tar, or it ends before its end marker, or not there.
     """
     samples: dict[str, _Sample] = {}
-    with path.open("rb") as file:
-        for info in _members(file, container):
+    with open_tar(path, container) as (file, most_bytes):
+        for info in _members(file, most_bytes, container):
             _take(samples, file, info)
     return _table(samples, printable(container), id_template)
 
@@ -81,8 +82,7 @@ def check_id_template(template: str) -> None:
         )
 
 
-def _members(file: BinaryIO, container: str) -> Iterator[tarfile.TarInfo]:
-    size_bytes = os.fstat(file.fileno()).st_size
+def _members(file: BinaryIO, size_bytes: int, container: str) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
             for info in tar:
@@ -126,7 +126,9 @@ def _take(samples: dict[str, _Sample], file: BinaryIO, info: tarfile.TarInfo) ->
     elif info.size > MAX_IMAGE_BYTES:
         image.reject, image.detail = RejectReason.TOO_LARGE, f"{info.size} bytes, at most {MAX_IMAGE_BYTES}"
     else:
-        image.sha256 = _sha256(file, info.offset_data, info.size)
+        image.sha256, head = _sha256(file, info.offset_data, info.size)
+        if is_inner_tar(info.name, head):
+            image.reject, image.detail = RejectReason.FORMAT_NOT_ALLOWED, "a tar inside a tar is not opened"
     if info.name in sample.members:
         image.reject, image.detail = RejectReason.DUPLICATE_ID, "the member name occurs before in this tar"
     elif name == "" or name.endswith("/"):
@@ -155,22 +157,25 @@ def _json_fields(text: str) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _sha256(file: BinaryIO, offset: int, size: int) -> str:
+def _sha256(file: BinaryIO, offset: int, size: int) -> tuple[str, bytes]:
+    """The digest of a member, and its first block."""
     file.seek(offset)
+    head = b""
     state = hashlib.sha256()
     while size > 0:
         block = file.read(min(size, 1 << 20))
         if not block:
             break
+        head = head or block[:_BLOCK]
         state.update(block)
         size -= len(block)
-    return state.hexdigest()
+    return state.hexdigest(), head
 
 
 def _table(samples: dict[str, _Sample], container: str, id_template: str) -> tuple[pa.Table, dict[str, int]]:
     builder = ListingBuilder()
     without_image = 0
-    tar_name = container.removesuffix(".tar")
+    tar_name = without_suffix(container)
     for name, sample in samples.items():
         if not sample.images:
             without_image += 1
@@ -193,4 +198,6 @@ def _table(samples: dict[str, _Sample], container: str, id_template: str) -> tup
                     detail=image.detail,
                 )
             )
-    return builder.table(), {"sample_without_image": without_image} if without_image else {}
+    table = builder.table()
+    table = table.take(pc.sort_indices(table["offset"]))  # read in one go, forward
+    return table, {"sample_without_image": without_image} if without_image else {}

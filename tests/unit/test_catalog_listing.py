@@ -115,10 +115,10 @@ def test_list_folder_name_that_only_resembles_a_container_is_an_image(name: str,
     assert ids_of(list_of(tmp_path / "src", tmp_path)) == [name]
 
 
-@pytest.mark.parametrize("suffix", [".tar.gz", ".tgz", ".TAR.ZST", ".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize("suffix", [".TAR.ZST", ".tar.bz2", ".tar.xz"])
 def test_list_compressed_tars_are_refused_by_name(suffix: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "src", {f"a{suffix}": b"\x1f\x8b", "b.jpg": jpeg(1)})
-    with pytest.raises(SourceError, match="compressed") as caught:
+    with pytest.raises(SourceError, match="compression") as caught:
         list_of(tmp_path / "src", tmp_path)
     assert "--exclude" in caught.value.fix
     assert ids_of(list_of(tmp_path / "src", tmp_path, include=("*.jpg",))) == ["b.jpg"]
