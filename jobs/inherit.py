@@ -15,6 +15,9 @@ def inherited(config: CatalogConfig, parent: Manifest | None) -> CatalogConfig:
     if parent is None:
         return config
     changed: dict[str, Any] = {"index": _index(config, parent)}
+    if "provider" not in config.embed.model_fields_set:
+        provider = parent.content.model.provider
+        changed["embed"] = config.embed.model_copy(update={"provider": provider})
     if not config.replace_source:
         source = parent.source.model_dump()
         said = config.read.model_fields_set

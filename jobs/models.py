@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from jobs.run import Run
-from pipeline.errors import ModelError, ObjectMissing, StorageError, UsageError
+from pipeline.errors import DataCorrupt, ModelError, ObjectMissing, StorageError, UsageError
 from pipeline.model.builtin import build_builtin_model
 from pipeline.model.file import Model, read_model
 from pipeline.model.probe import probe_in_child
@@ -83,4 +83,10 @@ def stored_model(store: ObjectStore, model_id: str) -> tuple[Model, bytes]:
             f"{store.uri} has lost the model {key} that its snapshot was made with",
             fix="run `bitsieve reindex --model FILE` with the same model once more",
         ) from exc
-    return read_model(data, key), data
+    model = read_model(data, key)
+    if model.model_id != model_id:
+        raise DataCorrupt(
+            f"{key} in {store.uri} holds another model: its id is {model.model_id}",
+            fix="delete the object and run `bitsieve reindex --model FILE` with the right one",
+        )
+    return model, data

@@ -53,6 +53,16 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def visible(text: str) -> str:
+    """An id or label as one unbroken piece of a line: what is not printable is written out."""
+    return "".join(char if char.isprintable() else _written_out(char) for char in text)
+
+
+def _written_out(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
 def _write(line: str) -> None:
     stream = _Results.stream or sys.stdout
     stream.write(line + "\n")

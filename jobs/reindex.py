@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from jobs.inherit import inherited
 from jobs.models import collection_model
 from jobs.run import Run, software_versions, utc_now
-from jobs.stages import Embedded, calibration_settings, embed_stage, index_stage, models_in
+from jobs.stages import Embedded, calibration_settings, embed_config_id, embed_stage, index_stage, models_in
 from pipeline.catalog.change import Change, diff
 from pipeline.catalog.listing import list_catalog
 from pipeline.catalog.plan import plan_shards
@@ -34,7 +34,7 @@ from pipeline.snapshot.evolve import Parent, Rows, evolve, load_parent, reasons
 from pipeline.snapshot.gates import Evidence, Thresholds, check_overrides, judge, refusing
 from pipeline.snapshot.manifest import Content, Coverage, Manifest, ModelRef, SourceRef
 from pipeline.snapshot.publish import keep_candidate, newest, publish, snapshot
-from pipeline.snapshot.rows import write_dead_rows, write_listing_rejects
+from pipeline.snapshot.rows import rows_digest, write_dead_rows, write_listing_rejects
 from pipeline.storage import layout
 from pipeline.storage.probe import prepare_store
 
@@ -128,12 +128,12 @@ def look(run: Run, model: Model) -> Listed:
     """
     manifest = newest(run.store, run.config.collection)
     _check_source(run, manifest)
-    run.config = inherited(run.config, manifest)
+    run.config = inherited(run.asked, manifest)
     with run.stage("list"):
         catalog = _list(run)
     with run.stage("diff"):
         parent = load_parent(run.store, manifest, model.model_id, run.cache)
-        change = diff(catalog, parent.live, parent.lasting_refusals())
+        change = diff(catalog, parent.live, parent.lasting_refusals(embed_config_id(run, model)))
     run.bytes_read += catalog.bytes_read
     again, why = _embedded_again(manifest, change, model)
     return Listed(parent=parent, catalog=catalog, change=change, again=again, why_again=why)
@@ -168,6 +168,7 @@ def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
         "parts": rows.parts,
         "attributes": add_layer(run.store, parent.layers, found.attributes, run.cache),
         "live_rows": rows.live.num_rows,
+        "rows_digest": rows_digest(rows.live),
         "rejected": reasons(parent, found.change, found.catalog.refused(), found.embedded.parts),
         "settings": _settings(run),
         "listing_rejects": write_listing_rejects(run.store, found.catalog.refused()),
@@ -176,7 +177,7 @@ def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
     keep = None
     if present is not None and present.model.id == model.model_id and not run.config.index.refit:
         if not rows.moved and present.settings == plain["settings"]:
-            return present.model_copy(update=plain), 0.0
+            return present.model_copy(update=plain), _carried(parent.manifest, "bit_balance")
         if all(present.settings[name] == plain["settings"][name] for name in _ENCODER_SETTINGS):
             keep = (present.encoder, present.index_shards)
     indexed = index_stage(run, rows, model.card.dim, keep)
@@ -195,6 +196,7 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
     parent = found.parent.manifest
     digest, coverage = content.digest(), found.coverage()
     refused_digests = parent.refused_digests if parent is not None else []
+    refused_rows = parent.refused_rows if parent is not None else []
     point = content.operating_point()
     evidence = Evidence(
         coverage=coverage,
@@ -202,10 +204,10 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
         distinct_live_ids=pc.count_distinct(found.rows.live["image_id"]).as_py(),
         parent_live_rows=parent.content.live_rows if parent is not None else 0,
         n_models=len({content.model.id, *models_in(run, found.embedded.parts)}),
-        norm_error=found.embedded.norm_error,
+        norm_error=max(found.embedded.norm_error, _carried(parent, "unit_norm")),
         recall_low=1.0 if point.method == "exact" else point.ann_recall[point.k].low,
         bit_imbalance=bit_imbalance if point.method == "hamming" else 0.0,  # else no search uses bits
-        rolled_back=digest in refused_digests,
+        rolled_back=digest in refused_digests or content.rows_digest in refused_rows,
     )
     gates_config = run.config.gates
     limits = Thresholds(
@@ -229,6 +231,7 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
         coverage=coverage,
         gates=gates,
         refused_digests=refused_digests,
+        refused_rows=refused_rows,
         seconds=run.seconds,
     )
     run.events.record("judged", digest=digest, gates=[gate.model_dump() for gate in gates])
@@ -241,6 +244,12 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
         outcome = publish(run.store, candidate)
     run.events.record("published", sequence=outcome.manifest.sequence, ours=outcome.published)
     return Night(manifest=outcome.manifest, published=outcome.published, candidate_key=None)
+
+
+def _carried(parent: Manifest | None, gate: str) -> float:
+    """What the parent snapshot's gate measured: it holds for the rows and shards that are kept."""
+    gates = [] if parent is None else parent.gates
+    return next((record.value for record in gates if record.name == gate), 0.0)
 
 
 def _list(run: Run) -> Catalog:

@@ -11,7 +11,7 @@ from jobs.reindex import Night, reindex, summary
 from jobs.run import Run
 from jobs.session import open_run
 from pipeline.config import CatalogConfig, load_catalog
-from pipeline.errors import UsageError
+from pipeline.errors import GateRefused, UsageError
 from pipeline.snapshot.gates import refusing
 
 Config = Annotated[Path | None, typer.Option("-c", "--config", help="TOML file with named catalogs.")]
@@ -96,10 +96,11 @@ def run_night(config: CatalogConfig, *, as_json: bool) -> int:
     if night.refused:
         refusals = "; ".join(f"{gate.name} ({gate.message})" for gate in refusing(list(night.manifest.gates)))
         fix = f"look at {night.candidate_key}, mend the cause, or publish with --override GATE=REASON"
-        result["error"] = {"kind": "gate", "message": f"not published: {refusals}", "fix": fix}
-        say(f"bitsieve: gate: not published: {refusals}\n  fix: {fix}")
+        refused = GateRefused(f"not published: {refusals}", fix=fix)
+        result["error"] = {"kind": refused.kind, "message": refused.message, "fix": refused.fix}
+        say(f"bitsieve: {refused.kind}: {refused}")
     print_result(result, in_words(run, night), as_json=as_json)
-    return 3 if night.refused else 0
+    return GateRefused.exit_code if night.refused else 0
 
 
 def in_words(run: Run, night: Night) -> str:
@@ -113,7 +114,7 @@ def in_words(run: Run, night: Night) -> str:
     ]
     if manifest.content.rejected:
         counts = ", ".join(f"{count} {reason}" for reason, count in manifest.content.rejected.items())
-        lines.append(f"rejected: {counts}")
+        lines.append(f"refused for: {counts}")
     found = point.ann_recall.get(point.k)
     if point.method == "exact":
         lines.append(f"index: {manifest.content.live_rows} vectors, exact search")
@@ -125,8 +126,8 @@ def in_words(run: Run, night: Night) -> str:
             f"ann_recall@{point.k} {found.mean:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})"
         )
     embed_s = run.seconds.get("embed", 0.0)
-    if coverage.embedded and embed_s:
-        lines.append(f"embedded {coverage.embedded / embed_s:.0f} images/s{_limited_by(run)}")
+    if run.embedded_now and embed_s:
+        lines.append(f"embedded {run.embedded_now / embed_s:.0f} images/s{_limited_by(run)}")
     if night.published:
         lines.append(
             f"published snapshot {manifest.sequence} of {manifest.collection}: {manifest.digest[:16]}"

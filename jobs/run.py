@@ -31,10 +31,16 @@ class Run:
     progress: Progress
     events: EventLog
     seconds: dict[str, float] = field(default_factory=dict)
+    asked: CatalogConfig = field(init=False)
     embed_seconds: dict[str, float] = field(default_factory=dict)
+    embedded_now: int = 0
     embed_workers: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+
+    def __post_init__(self) -> None:
+        """Keeps what was asked for: ``config`` also takes over what the collection has."""
+        self.asked = self.config
 
     @property
     def source_spec(self) -> SourceSpec:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import typer
 
 from jobs.models import stored_model
-from jobs.output import print_result, say
+from jobs.output import print_result, say, visible
 from jobs.session import open_snapshot
 from pipeline.embed.query import embed_files
 from pipeline.errors import UsageError
@@ -103,8 +103,8 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 def _in_words(result: dict[str, Any]) -> str:
     lines = []
     for query in result["results"]:
-        lines.append(f"{query['query']}  (snapshot {result['snapshot']}, {result['method']})")
+        lines.append(f"{visible(query['query'])}  (snapshot {result['snapshot']}, {result['method']})")
         for rank, match in enumerate(query["matches"], start=1):
-            label = f"  {match['label']}" if match["label"] is not None else ""
-            lines.append(f"  {rank:>3}  {match['distance']:.4f}  {match['id']}{label}")
+            label = f"  {visible(match['label'])}" if match["label"] is not None else ""
+            lines.append(f"  {rank:>3}  {match['distance']:.4f}  {visible(match['id'])}{label}")
     return "\n".join(lines)

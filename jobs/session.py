@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,8 @@ from jobs.run import Run, cluster_options, default_cache, new_run_id, utc_now
 from pipeline.catalog.settle import settle_source
 from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.cluster.ray_pool import RayPool
-from pipeline.config import CatalogConfig
-from pipeline.errors import SourceError, StorageError, UsageError
+from pipeline.config import COLLECTION_PATTERN, CatalogConfig
+from pipeline.errors import BitsieveError, SourceError, UsageError
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot
 from pipeline.storage.open import open_existing_store, open_store
@@ -48,7 +49,7 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
         finally:
             if events.begun:
                 events.record("run_ended", seconds=run.seconds, ray_started=pool.started)
-            with contextlib.suppress(StorageError):  # never hide how the run itself ended
+            with contextlib.suppress(BitsieveError):  # never hide how the run itself ended
                 events.flush()
 
 
@@ -66,14 +67,12 @@ def _settled(config: CatalogConfig) -> CatalogConfig:
 
 def _check_source_is_there(source: str) -> None:
     """A local source that does not exist is refused before a store is made for it."""
-    if not source.startswith("s3://") and not Path(source).exists():
+    if "://" not in source and not Path(source).exists():
         raise SourceError(f"the catalog source {source} does not exist", fix="check the path")
 
 
 def _check_apart(source: str, store: str) -> None:
-    real_source, real_store = (
-        uri if uri.startswith("s3://") else os.path.realpath(uri) for uri in (source, store)
-    )
+    real_source, real_store = (uri if "://" in uri else os.path.realpath(uri) for uri in (source, store))
     if f"{real_store}/".startswith(f"{real_source}/"):
         raise UsageError(
             f"the store {store} lies in the source {source}: its files would be listed as images",
@@ -84,10 +83,23 @@ def _check_apart(source: str, store: str) -> None:
 def open_snapshot(store_uri: str, collection: str, sequence: int | None) -> OpenSnapshot:
     """The snapshot with this sequence, or the newest, for reading."""
     store = open_existing_store(absolute(store_uri))
-    manifest = snapshot(store, collection, sequence)
+    manifest = snapshot(store, checked_collection(collection), sequence)
     return OpenSnapshot(store=store, manifest=manifest, cache=default_cache(os.environ))
 
 
+def checked_collection(name: str) -> str:
+    """The name, if a collection may have it."""
+    if not re.fullmatch(COLLECTION_PATTERN, name):
+        raise UsageError(
+            f"{name!r} is no name of a collection",
+            fix="a letter or digit, then letters, digits, '.', '_' or '-'",
+        )
+    return name
+
+
 def absolute(uri: str) -> str:
-    """Local paths made absolute, so that the same place has one name; other URIs as they are."""
-    return uri.rstrip("/") if uri.startswith("s3://") else str(Path(uri).expanduser().absolute())
+    """A local path made absolute and plain; a URI as it is, for ``open_store`` to take or refuse."""
+    scheme, colon, rest = uri.partition("://")
+    if colon:
+        return f"{scheme.lower()}://{rest.rstrip('/')}"
+    return os.path.abspath(Path(uri).expanduser())

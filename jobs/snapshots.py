@@ -6,7 +6,7 @@ import typer
 
 from jobs.output import print_result
 from jobs.run import new_run_id, utc_now
-from jobs.session import absolute
+from jobs.session import absolute, checked_collection
 from pipeline.errors import UsageError
 from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.publish import newest_sequence, rollback, snapshot
@@ -26,7 +26,7 @@ def list_command(store: Store, collection: Collection = "main", as_json: Json = 
     Example: bitsieve snapshots list --store index/
     """
     opened = open_existing_store(absolute(store))
-    last = newest_sequence(opened, collection)
+    last = newest_sequence(opened, checked_collection(collection))
     manifests = [snapshot(opened, collection, sequence) for sequence in range(last, 0, -1)]
     rows = [_row(manifest) for manifest in manifests]
     lines = [
@@ -52,7 +52,7 @@ def show_command(
 
     Example: bitsieve snapshots show 3 --store index/
     """
-    manifest = snapshot(open_existing_store(absolute(store)), collection, sequence)
+    manifest = snapshot(open_existing_store(absolute(store)), checked_collection(collection), sequence)
     content, coverage = manifest.content, manifest.coverage
     lines = [
         f"snapshot {manifest.sequence} of {manifest.collection}, {manifest.created}, run {manifest.run_id}",
@@ -88,7 +88,12 @@ def rollback_command(
     opened = open_existing_store(absolute(store))
     now = utc_now()
     published = rollback(
-        opened, collection, to, reason=reason, run_id=new_run_id(now), created=now.isoformat()
+        opened,
+        checked_collection(collection),
+        to,
+        reason=reason,
+        run_id=new_run_id(now),
+        created=now.isoformat(),
     )
     manifest = published.manifest
     print_result(

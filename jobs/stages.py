@@ -17,7 +17,7 @@ from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.pool import Done
 from pipeline.config import IndexConfig
 from pipeline.embed.table import read_model_id
-from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, embed_key
+from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, config_digest, embed_key
 from pipeline.errors import DataCorrupt, WorkerError
 from pipeline.images.decode import DecodeLimits
 from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
@@ -40,7 +40,7 @@ from pipeline.snapshot.manifest import EncoderRef, IndexShardRef, PartRef
 from pipeline.snapshot.open import open_shards
 from pipeline.snapshot.rows import Mask, live_vectors
 from pipeline.storage.receipts import Receipt, fetch, read_receipt
-from pipeline.values import PASSING_REASONS
+from pipeline.values import COSTLY_REASONS, SOURCE_REASONS
 
 _REJECTED = "rejected."
 
@@ -67,7 +67,7 @@ class Indexed:
 def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Parent) -> Embedded:
     """Embeds the shards on the pool; those with a receipt are only counted.
 
-    A receipt that an earlier night published does not count if it refused images for a reason that may pass.
+    A receipt that refused images for a reason that may pass is not final: its shard is done again.
     """
     config = run.config.embed
     settings = EmbedSettings(
@@ -82,11 +82,10 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
         fetch_ahead_bytes=fetch_ahead_bytes(config.memory_budget),
     )
     receipts: dict[int, Receipt] = {}
-    published = {part.key for part in parent.parts}
     shards = list(shards)
     for number in range(len(shards)):
         while (found := read_receipt(run.store, STAGE, _key(shards[number], settings))) is not None:
-            if found.key not in published or not _may_pass(found):
+            if not _may_pass(found):
                 receipts[number] = found
                 break
             shards[number] = replace(shards[number], redo=shards[number].redo + 1)
@@ -109,18 +108,26 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
             receipts[todo[outcome.index]] = outcome.result
             _record_written(run, outcome)
             run.bytes_read += pc.sum(shard.table["size_bytes"]).as_py() or 0
+            run.embedded_now += outcome.result.counts["rows"] + outcome.result.counts["rejected"]
             run.add_embed_seconds(outcome.result.facts.get("seconds", {}))
         else:
             set_aside += shard.n_images
             run.events.record("task_set_aside", stage=STAGE, images=shard.n_images, reason=outcome.reason)
         run.progress.advance(done)
     run.embed_workers = run.pool.n_workers if todo else 0
+    config_id = embed_config_id(run, model)
     ordered = [receipts[number] for number in sorted(receipts)]
     return Embedded(
-        parts=[_part(receipt, parent.sequence + 1) for receipt in ordered],
+        parts=[_part(receipt, config_id, parent.sequence + 1) for receipt in ordered],
         set_aside=set_aside,
         norm_error=max((_norm_error(receipt) for receipt in ordered), default=0.0),
     )
+
+
+def embed_config_id(run: Run, model: Model) -> str:
+    """The digest of what tonight's vectors and rejects are known by, but for the images."""
+    limits = DecodeLimits(**run.config.decode.model_dump())
+    return config_digest(model.model_id, limits, run.config.embed.provider)
 
 
 def index_stage(
@@ -268,12 +275,13 @@ def _key(shard: ImageShard, settings: EmbedSettings) -> str:
 
 
 def _may_pass(receipt: Receipt) -> bool:
-    return any(f"{_REJECTED}{reason}" in receipt.counts for reason in PASSING_REASONS)
+    return any(f"{_REJECTED}{reason}" in receipt.counts for reason in SOURCE_REASONS | COSTLY_REASONS)
 
 
-def _part(receipt: Receipt, since: int) -> PartRef:
+def _part(receipt: Receipt, config_id: str, since: int) -> PartRef:
     return PartRef(
         key=receipt.key,
+        config=config_id,
         rows=receipt.counts["rows"],
         rejected={
             name.removeprefix(_REJECTED): count

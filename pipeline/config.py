@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.errors import ConfigError
 
 _PREFIX = "BITSIEVE_"
+COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 def _split(value: object) -> object:
@@ -115,9 +116,7 @@ class CatalogConfig(_Section):
     source: str = Field(description="folder or s3:// prefix of the catalog")
     store: str = Field(description="folder or s3:// prefix of the store")
     model: str | None = Field(None, description="ONNX file with a card; the collection's model if absent")
-    collection: str = Field(
-        "main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="collection of the store"
-    )
+    collection: str = Field("main", pattern=COLLECTION_PATTERN, description="collection of the store")
     label: str | None = Field(None, description="the attribute that says what an image shows; @folder, @cls")
     replace_source: bool = Field(
         default=False, description="let this source take the place of the collection's source"
@@ -238,6 +237,8 @@ def _validated(document: dict[str, Any]) -> CatalogConfig:
     except ValidationError as exc:
         error = exc.errors()[0]
         key = ".".join(str(part) for part in error["loc"])
+        if isinstance(error["input"], dict) and error["type"] == "extra_forbidden":
+            key = f"{key}.{next(iter(error['input']), '')}"
         if error["type"] == "extra_forbidden":
             raise ConfigError(f"unknown configuration key {key!r}", fix=_nearest(key)) from exc
         if error["type"] == "missing":

@@ -35,16 +35,12 @@ class RejectReason(StrEnum):
     SOURCE_CHANGED = "source_changed"  # other bytes than were listed
 
 
-PASSING_REASONS = frozenset(
-    {
-        RejectReason.SOURCE_MISSING,
-        RejectReason.SOURCE_CHANGED,
-        RejectReason.DECODE_TIMEOUT,
-        RejectReason.DECODE_MEMORY,
-        RejectReason.DECODER_CRASH,
-    }
+SOURCE_REASONS = frozenset({RejectReason.SOURCE_MISSING, RejectReason.SOURCE_CHANGED})
+"""Facts about a moment of the source: tried again every night, it costs one read."""
+COSTLY_REASONS = frozenset(
+    {RejectReason.DECODE_TIMEOUT, RejectReason.DECODE_MEMORY, RejectReason.DECODER_CRASH}
 )
-"""What the same bytes may be refused for on one night and not on the next."""
+"""What may pass but costs a worker: tried on a few nights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,12 +20,14 @@ from pipeline.catalog.table import Catalog
 class Change:
     """The difference between a catalog and the live rows of its parent snapshot.
 
-    ``fresh`` and ``refused_again`` are rows of the listing, in plan order; ``kept`` and ``gone`` are boolean
-    masks over the parent's live rows; ``changed`` marks those whose id is listed with another version.
+    ``fresh``, ``refused_again`` and ``refused_listing`` (refused while listing) are rows of the listing, in
+    plan order; ``kept`` and ``gone`` are boolean masks over the parent's live rows; ``changed`` marks those
+    whose id is listed with another version.
     """
 
     fresh: pa.Table
     refused_again: pa.Table
+    refused_listing: pa.Table
     kept: npt.NDArray[np.bool_]
     changed: npt.NDArray[np.bool_]
     gone: npt.NDArray[np.bool_]
@@ -45,10 +47,11 @@ def diff(catalog: Catalog, live: pa.Table, refused: pa.Table) -> Change:
     kept = contains(live_keys, listed_keys)
     is_kept_row = contains(listed_keys, live_keys)
     is_refused_row = contains(listed_keys, _keys(refused)) & ~is_kept_row
-    still_listed = contains(live["image_id"], listed["image_id"])
+    still_listed = contains(live["image_id"], catalog.table["image_id"])
     return Change(
         fresh=listed.filter(pa.array(~is_kept_row & ~is_refused_row)),
         refused_again=listed.filter(pa.array(is_refused_row)),
+        refused_listing=catalog.refused(),
         kept=kept,
         changed=still_listed & ~kept,
         gone=~still_listed,

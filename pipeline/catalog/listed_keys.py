@@ -128,12 +128,12 @@ class KeyedCatalog:
     def _version(self, row: ListedKey) -> str | None:
         """What the file itself says; an ETag means something to an S3 store only."""
         if row.version:
-            return own_version(row.version)
+            return own_version(row.version, self.spec.uri)
         etag = (row.etag or "").strip('"')
         if not etag:
             return None
         if not self.spec.uri.startswith("s3://"):
-            return own_version(etag)
+            return own_version(etag, self.spec.uri)
         return None if row.size_bytes is None else f"{etag}:{row.size_bytes}"
 
     def _listed(self, row: ListedKey, key: str, stat: ObjectStat | None) -> ListedImage:

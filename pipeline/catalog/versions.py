@@ -5,6 +5,7 @@ versions of its own (a revision, a hash of somebody else's making): they tell on
 cannot be compared with the store, so only the size is.
 """
 
+from pipeline.fingerprint import sha256_hex
 from pipeline.storage.store import ObjectStat
 
 _OWN = "listed:"
@@ -17,9 +18,9 @@ def object_version(stat: ObjectStat) -> str:
     return f"{stat.etag}:{stat.size_bytes}"
 
 
-def own_version(text: str) -> str:
-    """A version that the listing made up."""
-    return _OWN + text
+def own_version(text: str, root: str) -> str:
+    """A version that the listing made up: it means something below its own root only."""
+    return f"{_OWN}{sha256_hex(root.encode())[:16]}:{text}"
 
 
 def is_listed_object(version: str, size_bytes: int, stat: ObjectStat) -> bool:

@@ -20,8 +20,8 @@ from pipeline.embed.outcome import Outcome, ShardOutcomes
 from pipeline.embed.overlap import Stopwatch, ahead, mapped
 from pipeline.embed.table import part_bytes, rejects_bytes
 from pipeline.embed.watchdog import Watchdog
-from pipeline.errors import WorkerError
-from pipeline.fingerprint import task_key
+from pipeline.errors import DataCorrupt, StorageError, WorkerError
+from pipeline.fingerprint import digest, task_key
 from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
 from pipeline.images.isolate import IsolatedLoader
 from pipeline.images.preprocess import LoadedImage, load_pixels
@@ -29,6 +29,7 @@ from pipeline.model.session import EmbeddingSession, Provider
 from pipeline.storage import layout
 from pipeline.storage.open import open_store
 from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, write_receipt
+from pipeline.values import RejectReason
 
 STAGE = "embed"
 STAGE_VERSION = 1
@@ -58,16 +59,20 @@ class EmbedSettings:
 
 
 def embed_key(shard: ImageShard, model_id: str, limits: DecodeLimits, provider: Provider) -> str:
-    """The key of a shard's part: model, precision, provider family, decode limits, images, versions, redo."""
-    config: dict[str, Any] = {
-        "model_id": model_id,
-        "provider": provider,
-        "dtype": "float32",
-        "limits": asdict(limits),
-    }
+    """The key of a shard's part: the embed config, and the images with their versions and redo counter."""
+    config = _config(model_id, limits, provider)
     if shard.redo:
         config["redo"] = shard.redo
     return task_key(STAGE, STAGE_VERSION, config, [shard.digest])
+
+
+def config_digest(model_id: str, limits: DecodeLimits, provider: Provider) -> str:
+    """The digest of the embed config: model, precision, provider family, decode limits."""
+    return digest(_config(model_id, limits, provider))
+
+
+def _config(model_id: str, limits: DecodeLimits, provider: Provider) -> dict[str, Any]:
+    return {"model_id": model_id, "provider": provider, "dtype": "float32", "limits": asdict(limits)}
 
 
 class EmbedWorker:
@@ -83,6 +88,11 @@ class EmbedWorker:
             self._store.get(where), provider=settings.provider, threads=settings.threads, where=where
         )
         self._model = self._session.model
+        if self._model.model_id != settings.model_id:
+            raise DataCorrupt(
+                f"{where} in {settings.store_uri} holds another model: its id is {self._model.model_id}",
+                fix="delete the object and run again with --model, which puts the right file there",
+            )
         self._watchdog = Watchdog(settings.limits.max_seconds)
 
     def run(self, shard: ImageShard) -> Receipt:
@@ -109,6 +119,7 @@ class EmbedWorker:
         with watch.measure("wall"):
             for batch in self._batches(shard, outcomes, load, watch):
                 self._infer(batch, watch)
+            self._check_source(outcomes)
             with watch.measure("write"):
                 files, counts, facts = self._write(key, shard, outcomes)
         facts["seconds"] = {stage: round(spent, 4) for stage, spent in sorted(watch.seconds.items())}
@@ -138,6 +149,16 @@ class EmbedWorker:
                 batch = []
         if batch:
             yield batch
+
+    def _check_source(self, outcomes: ShardOutcomes) -> None:
+        """A shard of which nothing is there says something of the source, not of its images."""
+        if any(outcome.reject is not RejectReason.SOURCE_MISSING for outcome in outcomes.outcomes):
+            return
+        if next(self._source.list_objects(), None) is None:
+            raise StorageError(
+                f"the catalog source {self._source.uri} is gone: nothing that was listed is there",
+                fix="bring the source back and run again; nothing was recorded of its images",
+            )
 
     def _load(self, data: bytes) -> LoadedImage:
         with self._watchdog.guard():

@@ -20,11 +20,12 @@ from pipeline.catalog.change import Change, contains
 from pipeline.snapshot.manifest import AttributesRef, Manifest, PartRef
 from pipeline.snapshot.rows import LIVE_SCHEMA, Mask, dead_masks, live_rows, refused_rows
 from pipeline.storage.store import ObjectStore
-from pipeline.values import PASSING_REASONS
+from pipeline.values import COSTLY_REASONS, SOURCE_REASONS
 
 MAX_TRIES = 3
-"""How many nights an image is tried that is refused for a reason that may pass."""
-_PASSING = pa.array(sorted(PASSING_REASONS))
+"""How many nights an image is tried that costs its worker."""
+_COSTLY = pa.array(sorted(COSTLY_REASONS))
+_OF_A_MOMENT = pa.array(sorted(SOURCE_REASONS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,14 +48,19 @@ class Parent:
         """Its attributes; they do not depend on the model."""
         return [] if self.manifest is None else self.manifest.content.attributes
 
-    def lasting_refusals(self) -> pa.Table:
-        """The rejects that are not tried again: facts about bytes, and moments that came three times."""
-        passing = pc.is_in(self.refused["reason"], value_set=_PASSING)
-        if not pc.any(passing).as_py():
-            return self.refused
-        tries = Counter(_keys(self.refused.filter(passing)))
-        worn_out = pa.array([tries[key] >= MAX_TRIES for key in _keys(self.refused)], type=pa.bool_())
-        return self.refused.filter(pc.or_(pc.invert(passing), worn_out))
+    def lasting_refusals(self, config: str) -> pa.Table:
+        """The rejects that are not tried again under the embed config with this digest.
+
+        They are facts about bytes, and attempts that cost a worker three times. What was refused under other
+        decode limits is tried, and what was not there or not the same is tried every night.
+        """
+        same_config = pc.equal(self.refused["config"], config)
+        of_a_moment = pc.is_in(self.refused["reason"], value_set=_OF_A_MOMENT)
+        lasting = self.refused.filter(pc.and_(same_config, pc.invert(of_a_moment)))
+        costly = pc.is_in(lasting["reason"], value_set=_COSTLY)
+        tries = Counter(_keys(lasting.filter(costly)))
+        worn_out = pa.array([tries[key] >= MAX_TRIES for key in _keys(lasting)], type=pa.bool_())
+        return lasting.filter(pc.or_(pc.invert(costly), worn_out))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,6 +106,7 @@ def evolve(
     for them still.
     """
     known = {part.key for part in parent.parts}
+    new = [part for part in new if not _repeats(store, parent, part, cache)]
     parts = [*parent.parts, *(part for part in new if part.key not in known)]
     fresh_masks = {part.key: np.zeros(part.rows, dtype=bool) for part in new}
     added = live_rows(store, new, fresh_masks, cache)
@@ -111,6 +118,10 @@ def evolve(
     recent = [since for since in pc.unique(theirs["since"]).to_pylist() if is_recent(since)]
     waiting = theirs.filter(pc.is_in(theirs["since"], value_set=pa.array(recent, type=pa.int64())))
     stale = was_refused & contains(parent.live["image_id"], waiting["image_id"])
+    # what the listing refuses has no first night on record: its old vector stays while it is listed so
+    stale |= (
+        change.changed & ~replaced & contains(parent.live["image_id"], change.refused_listing["image_id"])
+    )
     dying = change.gone | replaced | (was_refused & ~stale)
     masks = {**_bury(parent, dying), **fresh_masks}
     moved = bool(new) or bool(dying.any())
@@ -138,6 +149,16 @@ def _refused_now(
     again = set(_keys(change.refused_again))
     before = parent.refused.filter(pa.array([key in again for key in _keys(parent.refused)], type=pa.bool_()))
     return pa.concat_tables([before, refused_rows(store, new, cache)])
+
+
+def _repeats(store: ObjectStore, parent: Parent, part: PartRef, cache: Path) -> bool:
+    """Whether a part has nothing but refusals that are in the books already: no reason to publish."""
+    if part.rows:
+        return False
+    columns = ("image_id", "version", "reason", "config")
+    known = set(zip(*(parent.refused[name].to_pylist() for name in columns), strict=True))
+    found = refused_rows(store, [part], cache)
+    return known.issuperset(zip(*(found[name].to_pylist() for name in columns), strict=True))
 
 
 def _bury(parent: Parent, dying: Mask) -> dict[str, Mask]:

@@ -90,14 +90,20 @@ def refusing(records: list[GateRecord]) -> list[GateRecord]:
 def _verdicts(evidence: Evidence, limits: Thresholds) -> list[GateRecord]:
     coverage = evidence.coverage
     accounted = coverage.embedded + coverage.reused + coverage.stale + coverage.rejected + coverage.set_aside
-    rejected_share = coverage.rejected / max(coverage.listed, 1)
+    refused = coverage.rejected + coverage.stale  # stale images are refused too, an old vector stands in
+    rejected_share = refused / max(coverage.listed, 1)
     shrink = (
         max(0.0, 1 - evidence.live_rows / evidence.parent_live_rows) if evidence.parent_live_rows else 0.0
     )
     return [
         _at_most("coverage", abs(coverage.listed - accounted), 0, "listed images that are not accounted for"),
         _at_most("set_aside", coverage.set_aside, 0, "images set aside after their worker died"),
-        _at_most("rejected_share", rejected_share, limits.max_rejected_share, "share of rejected images"),
+        _at_most(
+            "rejected_share",
+            rejected_share,
+            limits.max_rejected_share,
+            "share of images refused",
+        ),
         _at_most("shrink", shrink, limits.max_shrink_share, "share of images lost since the last snapshot"),
         _at_least("not_empty", evidence.live_rows, 1, "images in the snapshot"),
         _at_most("one_model", evidence.n_models, 1, "models in one snapshot"),

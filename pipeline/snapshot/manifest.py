@@ -26,9 +26,13 @@ class _Value(BaseModel):
 
 
 class PartRef(_Value):
-    """An embedding part, or only its rejects; ``since`` is the sequence it was first published in."""
+    """An embedding part, or only its rejects; ``since`` is the sequence it was first published in.
+
+    ``config`` is the digest of the embed config it was made with: model, provider, decode limits.
+    """
 
     key: str
+    config: str
     rows: int
     rejected: dict[str, int]
     embeddings: DataFile | None
@@ -129,7 +133,10 @@ class GateRecord(_Value):
 
 
 class Content(_Value):
-    """What a snapshot contains; the digest is taken over this, less file names."""
+    """What a snapshot contains; the digest is taken over this, less file names.
+
+    ``rows_digest`` names the live ids and versions, however they came to be in parts: a rollback refuses it.
+    """
 
     model: ModelRef
     encoder: EncoderRef
@@ -138,6 +145,7 @@ class Content(_Value):
     dead_rows: list[DeadRowsRef]
     attributes: list[AttributesRef]
     live_rows: int
+    rows_digest: str
     rejected: dict[str, int]
     settings: dict[str, Any]
     listing_rejects: DataFile | None
@@ -191,6 +199,7 @@ class Manifest(_Value):
     coverage: Coverage
     gates: list[GateRecord]
     refused_digests: list[str]
+    refused_rows: list[str]
     seconds: dict[str, float]
     rollback: Rollback | None = None
 

@@ -89,7 +89,8 @@ def rollback(
 ) -> Published:
     """Publishes the content of snapshot ``to`` again as the next snapshot.
 
-    The digests of everything published after ``to`` are refused from now on (gate ``not_rolled_back``).
+    What was published after ``to`` is refused from now on, by its digest and by its live rows (gate
+    ``not_rolled_back``): the next night over an unchanged source does not bring it back.
 
     Raises:
         UsageError: ``to`` is the newest snapshot already.
@@ -102,6 +103,7 @@ def rollback(
     taken_back = [snapshot(store, collection, sequence) for sequence in range(to + 1, last.sequence + 1)]
     bad = {manifest.digest for manifest in taken_back} - {wanted.digest}
     refused = {*last.refused_digests, *bad} - {wanted.digest}
+    bad_rows = {*last.refused_rows, *(manifest.content.rows_digest for manifest in taken_back)}
     return publish(
         store,
         wanted.model_copy(
@@ -111,6 +113,7 @@ def rollback(
                 "commit_id": run_id,
                 "created": created,
                 "refused_digests": sorted(refused),
+                "refused_rows": sorted(bad_rows - {wanted.content.rows_digest}),
                 "rollback": Rollback(
                     content_of=to, taken_back=[manifest.sequence for manifest in taken_back], reason=reason
                 ),

@@ -4,6 +4,7 @@ A row dies when its image is listed no more, or when a newer part has a row for 
 packed little-endian (bit i of byte i >> 3 is row i), as ``numpy.packbits(bitorder="little")`` makes them.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.embed.table import REJECTS_SCHEMA, read_vectors, rejects_bytes
@@ -71,6 +73,16 @@ def live_rows(
     return pa.concat_tables(tables)
 
 
+def rows_digest(live: pa.Table) -> str:
+    """The digest of the live ids and their versions, whatever parts they lie in."""
+    joined = pc.binary_join_element_wise(live["image_id"], live["version"], "\0").cast(pa.large_string())
+    ordered = joined.combine_chunks().take(pc.sort_indices(joined))
+    state = hashlib.sha256(str(live.num_rows).encode())
+    for buffer in ordered.buffers()[1:]:
+        state.update(memoryview(buffer) if buffer is not None else b"")
+    return state.hexdigest()
+
+
 def live_vectors(
     store: ObjectStore, live: pa.Table, parts: Sequence[PartRef], dim: int, cache: Path
 ) -> npt.NDArray[np.float32]:
@@ -87,14 +99,15 @@ def live_vectors(
 
 
 def refused_rows(store: ObjectStore, parts: Sequence[PartRef], cache: Path) -> pa.Table:
-    """All rejects of the snapshot's parts (``REJECTS_SCHEMA`` and ``since``), oldest part first."""
-    tables = [REJECTS_SCHEMA.append(pa.field("since", pa.int64())).empty_table()]
+    """All rejects of the snapshot's parts, oldest part first, with ``since`` and ``config`` of their part."""
+    schema = REJECTS_SCHEMA.append(pa.field("since", pa.int64())).append(pa.field("config", pa.string()))
+    tables = [schema.empty_table()]
     for part in parts:
         if part.rejects is not None:
             table = pq.read_table(fetch(store, part.rejects, cache), schema=REJECTS_SCHEMA)
-            tables.append(
-                table.append_column("since", pa.array([part.since] * table.num_rows, type=pa.int64()))
-            )
+            table = table.append_column("since", pa.array([part.since] * table.num_rows, type=pa.int64()))
+            config = pa.array([part.config] * table.num_rows, type=pa.string())
+            tables.append(table.append_column("config", config))
     return pa.concat_tables(tables)
 
 

@@ -78,7 +78,7 @@ class Store:
     def night(self, listed: Listed) -> tuple[Rows, dict[str, int]]:
         catalog = Catalog(table=listing(list(listed.items())), format="prefix", skipped={})
         parent = load_parent(self.store, self.manifest, "m" * 64, self.cache)
-        change = diff(catalog, parent.live, parent.lasting_refusals())
+        change = diff(catalog, parent.live, parent.lasting_refusals("c" * 64))
         tonight = parent.sequence + 1
         new = [self.embed(shard, tonight) for shard in plan_shards(change.fresh, self.max_images)]
         rows = evolve(
@@ -112,7 +112,15 @@ class Store:
             self.files[key] = self.write(shard, key)
         n_rows, n_rejected, part, rejects = self.files[key]
         rejected = {"corrupt": n_rejected} if n_rejected else {}
-        return PartRef(key=key, rows=n_rows, rejected=rejected, embeddings=part, rejects=rejects, since=since)
+        return PartRef(
+            key=key,
+            config="c" * 64,
+            rows=n_rows,
+            rejected=rejected,
+            embeddings=part,
+            rejects=rejects,
+            since=since,
+        )
 
     def write(self, shard: ImageShard, key: str) -> tuple[int, int, DataFile | None, DataFile | None]:
         rows = shard.table.to_pylist()

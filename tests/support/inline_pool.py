@@ -11,11 +11,12 @@ class InlinePool:
     """Carries out tasks in this thread, last one first: nobody may rely on an order.
 
     ``n_tasks`` counts the tasks of every call, in order of calls. Tasks whose number is in ``deadly`` "kill
-    their worker" in the first call that has tasks.
+    their worker" in the first call that has tasks. ``before_task`` is what the world does meanwhile.
     """
 
     n_tasks: list[int] = field(default_factory=list)
     deadly: frozenset[int] = frozenset()
+    before_task: Callable[[], object] | None = None
 
     @property
     def n_workers(self) -> int:
@@ -33,4 +34,6 @@ class InlinePool:
             if index in deadly:
                 yield SetAside(index=index, attempts=3, reason="the worker died")
             else:
+                if self.before_task is not None:
+                    self.before_task()
                 yield Done(index=index, result=worker.run(tasks[index]))

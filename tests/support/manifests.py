@@ -28,6 +28,7 @@ def data_file(name: str, attempt: str = "1") -> DataFile:
 def part(name: str, *, since: int = 1, attempt: str = "1", rejects: bool = False) -> PartRef:
     return PartRef(
         key=name,
+        config="c" * 64,
         rows=3,
         rejected={"empty": 1} if rejects else {},
         embeddings=data_file(f"{name} rows", attempt),
@@ -59,6 +60,7 @@ def content(*names: str, attempt: str = "1", **changes: Any) -> Content:
         dead_rows=[],
         attributes=[],
         live_rows=3 * len(names),
+        rows_digest=sha256_hex("".join(names).encode()),
         rejected={},
         settings={"bits": None, "recall": 0.99},
         listing_rejects=None,
@@ -92,6 +94,7 @@ def manifest(body: Content, *, parent: int | None = None, run_id: str = "run", *
         coverage=coverage(),
         gates=[],
         refused_digests=[],
+        refused_rows=[],
         seconds={},
     )
     return plain.model_copy(update=changes)

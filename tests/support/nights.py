@@ -72,7 +72,7 @@ class Collection:
                 **settings,
             }
         )
-        self.pool = InlinePool(deadly=self.pool.deadly)
+        self.pool = InlinePool(deadly=self.pool.deadly, before_task=self.pool.before_task)
         run_id = f"run-{self.n_runs:03d}"
         self.run = Run(
             run_id=run_id,

@@ -12,6 +12,7 @@ from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.catalog.settle import settle_source
 from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.catalog.table import Catalog
+from pipeline.catalog.versions import own_version
 from pipeline.errors import SourceError, UsageError
 from pipeline.storage.local import LocalStore
 from tests.support.tiny_catalogs import ids_of, jpeg, rejects_of, write_folder
@@ -71,7 +72,11 @@ def test_listing_parquet_has_ids_attributes_and_versions(tmp_path: Path, photos:
     pq.write_table(pa.table(table), tmp_path / "l.parquet")
     catalog = listed(tmp_path / "l.parquet", photos)
     rows = catalog.table.to_pylist()
-    assert [(row["image_id"], row["version"]) for row in rows] == [("A", "listed:r1"), ("B", "listed:r2")]
+    assert [row["image_id"] for row in rows] == ["A", "B"]
+    assert [row["version"] for row in rows] == [
+        own_version("r1", str(photos)),
+        own_version("r2", str(photos)),
+    ]
     assert rows[0]["attributes"] == '{"folder": "shoes", "price": 1.5}'
     assert rows[1]["attributes"] == '{"folder": "shoes"}'
 
@@ -142,7 +147,7 @@ def fetched(source: Path, root: Path) -> list[FetchedImage]:
 def test_listing_with_a_byte_order_mark_and_gzip_is_read(tmp_path: Path, photos: Path) -> None:
     packed = gzip.compress(b"\xef\xbb\xbfKey,Etag\r\nshoes/a.jpg,abc\r\n")
     catalog = listed(csv(tmp_path, packed, "l.csv.gz"), photos)
-    assert catalog.table["version"].to_pylist() == ["listed:abc"]
+    assert catalog.table["version"].to_pylist() == [own_version("abc", str(photos))]
 
 
 def test_listing_markers_and_excluded_keys_are_counted(tmp_path: Path, photos: Path) -> None:
