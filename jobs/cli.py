@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from jobs import demo, evaluate, model, plan, reindex_command, search, snapshots
+from jobs import demo, evaluate, model, plan, reindex_command, rejects, search, snapshots
 from jobs.bench import command as bench
 from jobs.output import keep_stdout_for_results, print_error
 from jobs.packages import check_packages
@@ -32,6 +32,7 @@ app.command("demo")(demo.command)
 app.command("reindex")(reindex_command.command)
 app.command("plan")(plan.command)
 app.command("search")(search.command)
+app.command("rejects")(rejects.command)
 app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(model.app, name="model")

@@ -24,7 +24,6 @@ from jobs.run import Run, software_versions, utc_now
 from jobs.stages import Embedded, calibration_settings, embed_config_id, embed_stage, index_stage, models_in
 from pipeline.catalog.change import Change, diff
 from pipeline.catalog.listing import list_catalog
-from pipeline.catalog.plan import plan_shards
 from pipeline.catalog.table import Catalog
 from pipeline.errors import CommitConflict, StoreMismatch, UsageError
 from pipeline.fingerprint import canonical_json
@@ -34,6 +33,7 @@ from pipeline.snapshot.evolve import Parent, Rows, evolve, load_parent, reasons
 from pipeline.snapshot.gates import Evidence, Thresholds, check_overrides, judge, refusing
 from pipeline.snapshot.manifest import Content, Coverage, Manifest, ModelRef, SourceRef
 from pipeline.snapshot.publish import keep_candidate, newest, publish, snapshot
+from pipeline.snapshot.requeue import plan_with_requeued, requests, requeued, without
 from pipeline.snapshot.rows import rows_digest, write_dead_rows, write_listing_rejects
 from pipeline.storage import layout
 from pipeline.storage.probe import prepare_store
@@ -61,12 +61,14 @@ class Night:
 class Listed:
     """What the source lists tonight, and how it differs from the newest snapshot.
 
+    ``requeued`` are refused images that somebody asked to try again.
     ``again`` counts the known images that would be embedded again, ``why_again`` says why.
     """
 
     parent: Parent
     catalog: Catalog
     change: Change
+    requeued: pa.Table
     again: int
     why_again: str
 
@@ -133,10 +135,12 @@ def look(run: Run, model: Model) -> Listed:
         catalog = _list(run)
     with run.stage("diff"):
         parent = load_parent(run.store, manifest, model.model_id, run.cache)
-        change = diff(catalog, parent.live, parent.lasting_refusals(embed_config_id(run, model)))
+        again = requeued(parent.refused, requests(run.store, run.config.collection))
+        lasting = without(parent.lasting_refusals(embed_config_id(run, model)), again)
+        change = diff(catalog, parent.live, lasting)
     run.bytes_read += catalog.bytes_read
-    again, why = _embedded_again(manifest, change, model)
-    return Listed(parent=parent, catalog=catalog, change=change, again=again, why_again=why)
+    count, why = _embedded_again(manifest, change, model)
+    return Listed(parent=parent, catalog=catalog, change=change, requeued=again, again=count, why_again=why)
 
 
 def _night(run: Run, model: Model) -> Night:
@@ -146,7 +150,7 @@ def _night(run: Run, model: Model) -> Night:
     attributes = _attributes(run, listed)
     parent, catalog, change = listed.parent, listed.catalog, listed.change
     with run.stage("embed"):
-        shards = plan_shards(change.fresh, run.config.embed.shard_images)
+        shards = plan_with_requeued(change.fresh, listed.requeued, run.config.embed.shard_images)
         embedded = embed_stage(run, shards, model, parent)
         is_recent = partial(_is_recent, run, parent.sequence)
         rows = evolve(run.store, parent, change, embedded.parts, is_recent=is_recent, cache=run.cache)

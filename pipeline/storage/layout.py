@@ -50,6 +50,16 @@ def candidate(collection: str, run_id: str) -> str:
     return f"collections/{collection}/candidates/{run_id}.json"
 
 
+def requeues(collection: str) -> str:
+    """The prefix of requests to try refused images again."""
+    return f"collections/{collection}/redo/"
+
+
+def requeue(collection: str, name: str) -> str:
+    """One such request; its name says all of it."""
+    return f"{requeues(collection)}{name}.json"
+
+
 def run_plan(run_id: str) -> str:
     """What a run set out to do, with its resolved configuration."""
     return f"runs/{run_id}/plan.json"
