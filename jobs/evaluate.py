@@ -105,19 +105,16 @@ def thumbnails(snapshot: OpenSnapshot, ids: Iterable[str]) -> dict[str, str]:
     """Small pictures of images as data URIs; what is gone from the source or unreadable is left out."""
     wanted = set(ids)
     table = snapshot.attributes.select(["image_id", "locator"])
-    locators = [
-        locator
-        for image_id, locator in zip(*(table[name].to_pylist() for name in table.schema.names), strict=True)
-        if image_id in wanted
-    ]
+    pairs = zip(*(table[name].to_pylist() for name in table.schema.names), strict=True)
+    ids_at = {locator: image_id for image_id, locator in pairs if image_id in wanted}
     spec = source_spec(snapshot.manifest.source)
     source = open_store(spec.uri)
     pictures: dict[str, str] = {}
     try:
-        rows = rows_at(source, spec, snapshot.store, locators, snapshot.cache)
+        rows = rows_at(source, spec, snapshot.store, list(ids_at), snapshot.cache)
         for image in read_images(source, spec, rows, snapshot.cache):
             if image.reject is None:
-                pictures |= _thumbnail(image.image_id, image.data)
+                pictures |= _thumbnail(ids_at[image.locator], image.data)
     except StorageError:
         return pictures  # the page shows counted placeholders
     return pictures

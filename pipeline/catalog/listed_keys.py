@@ -81,9 +81,11 @@ class KeyedCatalog:
         checked = [
             (row, key, why) for row in rows for key, why in [self._checked(row)] if self._is_image(row, key)
         ]
-        looked_up = threads.map(self._stat, checked)
-        for (row, key, why), stat in zip(checked, looked_up, strict=True):
-            builder.add(self._refused(row, *why) if why is not None else self._listed(row, key, stat))
+        unknown = [key for row, key, why in checked if why is None and self._version(row) is None]
+        stats = dict(zip(unknown, threads.map(self.root.stat, unknown), strict=True))
+        for row, key, why in checked:
+            refused = None if why is None else self._refused(row, *why)
+            builder.add(refused or self._listed(row, key, stats.get(key)))
         return builder.table()
 
     def _checked(self, row: ListedKey) -> tuple[str, tuple[RejectReason, str] | None]:
@@ -120,10 +122,6 @@ class KeyedCatalog:
             self.skip("excluded")
             return False
         return True
-
-    def _stat(self, checked: tuple[ListedKey, str, object]) -> ObjectStat | None:
-        row, key, why = checked
-        return self.root.stat(key) if why is None and self._version(row) is None else None
 
     def _version(self, row: ListedKey) -> str | None:
         """What the file itself says; an ETag means something to an S3 store only."""
