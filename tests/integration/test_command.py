@@ -62,7 +62,8 @@ def first_night(
     folder = tmp_path_factory.mktemp("first")
     (folder / "sitecustomize.py").write_text(_NOISE)
     (folder / "trace").touch()
-    noisy = command.with_environment(PYTHONPATH=str(folder), NOISE_TRACE=str(folder / "trace"))
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    noisy = command.with_environment(PYTHONPATH=path, NOISE_TRACE=str(folder / "trace"))
     how = ("--store", folder / "store", "--model", face_model, "--label", "identity")
     said = noisy.json("reindex", catalog, *how, "--set", "embed.shard_images=60")
     return folder / "store", said, {int(line) for line in (folder / "trace").read_text().split()}
@@ -170,7 +171,7 @@ def test_a_run_that_is_stopped_says_so_once_and_keeps_what_is_done(
     number: signal.Signals, command: Command, shared_data: Path, face_model: Path, mark: str, tmp_path: Path
 ) -> None:
     """Ctrl-C goes to the whole process group, as from a terminal; an eviction to the driver."""
-    write_tar(tmp_path / "catalog" / "faces.tar", lfw_faces(shared_data, 2_000))
+    write_tar(tmp_path / "catalog" / "faces.tar", lfw_faces(shared_data, 1_000))
     process = command.start(
         "reindex", tmp_path / "catalog", "--store", tmp_path / "store", "--model", face_model,
         "--set", "embed.shard_images=60", "--json", own_group=True,

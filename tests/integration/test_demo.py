@@ -15,7 +15,8 @@ def test_demo_ends_in_about_ten_lines_and_a_report_that_is_there(command: Comman
     lines = outcome.stdout.strip().splitlines()
     assert 6 <= len(lines) <= 16
     report = tmp_path / "demo" / "report.html"
-    assert str(report) in outcome.stdout
+    (named,) = [line.partition(" ")[2].strip() for line in lines if line.startswith("report ")]
+    assert Path(named).resolve() == report.resolve()
     assert "<html" in report.read_text(encoding="utf-8")
     assert report.with_suffix(".json").exists()
     listed = command.json("snapshots", "list", "--store", tmp_path / "demo" / "store")["snapshots"]
