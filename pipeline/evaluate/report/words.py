@@ -69,6 +69,7 @@ REASONS: Final[Mapping[str, str]] = {
     RejectReason.AMBIGUOUS_SAMPLE: "two images in one tar sample",
     RejectReason.NOT_REGULAR: "a link or device, not a file",
     RejectReason.BAD_ID: "no usable id",
+    RejectReason.SOURCE_NOT_ALLOWED: "named by a key that leads out of the source",
     RejectReason.SOURCE_MISSING: "listed, but gone when it was to be read",
     RejectReason.SOURCE_CHANGED: "other bytes than were listed",
 }
