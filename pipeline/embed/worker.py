@@ -21,7 +21,7 @@ from pipeline.embed.overlap import Stopwatch, ahead, mapped
 from pipeline.embed.table import part_bytes, rejects_bytes
 from pipeline.embed.watchdog import Watchdog
 from pipeline.errors import DataCorrupt, StorageError, WorkerError
-from pipeline.fingerprint import digest, task_key
+from pipeline.fingerprint import canonical_json, digest, task_key
 from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
 from pipeline.images.isolate import IsolatedLoader
 from pipeline.images.preprocess import LoadedImage, load_pixels
@@ -32,7 +32,7 @@ from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, w
 from pipeline.values import RejectReason
 
 STAGE = "embed"
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 PART = "embeddings"
 REJECTS = "rejects"
 
@@ -185,7 +185,7 @@ class EmbedWorker:
         facts: dict[str, Any] = {}
         if rows:
             vectors_ND = np.array(vectors, dtype=np.float32)
-            data = part_bytes(rows, vectors_ND, self._metadata())
+            data = part_bytes(rows, vectors_ND, self._metadata(shard))
             files[PART] = upload(self._store, "embeddings", key, ".parquet", data)
             norms = np.linalg.norm(vectors_ND.astype(np.float64), axis=1)
             facts = {"norm_min": float(norms.min()), "norm_max": float(norms.max())}
@@ -196,10 +196,12 @@ class EmbedWorker:
             counts[name] = counts.get(name, 0) + 1
         return files, counts, facts
 
-    def _metadata(self) -> dict[str, str]:
+    def _metadata(self, shard: ImageShard) -> dict[str, str]:
+        """What the part says of itself: only what its key decides, so that a key has one content anywhere."""
         return {
             "bitsieve.model_id": self._settings.model_id,
-            "bitsieve.source": self._settings.source.uri,
+            "bitsieve.preprocess": canonical_json(asdict(self._model.preprocess)).decode(),
+            "bitsieve.source_digest": shard.digest,
             "bitsieve.stage": f"{STAGE}/{STAGE_VERSION}",
         }
 

@@ -147,7 +147,7 @@ def test_search_reads_a_store_on_s3_through_a_cache_that_it_needs_no_second_time
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == cached
 
 
-def test_tars_on_s3_give_the_index_of_the_same_tars_in_a_folder_byte_for_byte(
+def test_tars_on_s3_give_the_snapshot_of_the_same_tars_in_a_folder_byte_for_byte(
     shared_data: Path,
     two_nodes: Command,
     face_model: Path,
@@ -155,27 +155,20 @@ def test_tars_on_s3_give_the_index_of_the_same_tars_in_a_folder_byte_for_byte(
     make_bucket: Callable[[str], str],
     tmp_path: Path,
 ) -> None:
-    """A tar's versions are digests of its images. The parts differ in one thing: they name their source."""
+    """A tar's versions are digests of its images: the same tars give the same snapshot from any place."""
     bucket = make_bucket(on_s3)
     faces = lfw_faces(shared_data, 600)
     for number in range(2):
         write_tar(tmp_path / "faces" / f"{number}.tar", faces[number * 300 : number * 300 + 300])
     _upload(bucket, on_s3, {f"faces/{tar.name}": tar.read_bytes() for tar in (tmp_path / "faces").iterdir()})
     places = [(f"{bucket}/faces", f"{bucket}/store"), (tmp_path / "faces", tmp_path / "store")]
-    contents = []
+    made = []
     for source, store in places:
         two_nodes.json("reindex", source, "--store", store, "--model", face_model, "--label", "identity")
-        contents.append(snapshot(open_store(str(store)), "main").content)
-    far, near = contents
-    assert far.live_rows == near.live_rows == 600
-    assert [part.key for part in far.parts] == [part.key for part in near.parts]
-    assert far.encoder.digest == near.encoder.digest
-    index_files = [
-        [[shard.codes.sha256, shard.vectors.sha256, shard.row_ids.sha256] for shard in one.index_shards]
-        for one in contents
-    ]
-    assert index_files[0] == index_files[1]
-    assert far.calibration == near.calibration
+        made.append(snapshot(open_store(str(store)), "main"))
+    far, near = made
+    assert far.content.live_rows == near.content.live_rows == 600
+    assert far.digest == near.digest
 
 
 @pytest.fixture(scope="module")
