@@ -39,6 +39,7 @@ def command(
     store: Annotated[str | None, typer.Option(help="Where the index lives: folder or s3:// prefix.")] = None,
     model: Annotated[str | None, typer.Option(help="ONNX file with a card, or `builtin`.")] = None,
     collection: Annotated[str | None, typer.Option(help="Collection in the store, `main` if absent.")] = None,
+    root: Annotated[str | None, typer.Option(help="Where the images of a listing file are.")] = None,
     probe: Annotated[int, typer.Option(min=1, help="How many images to time.")] = 200,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Workers to plan for; this machine's cores.")
@@ -56,7 +57,13 @@ def command(
 
     Example: bitsieve plan photos/ --store index/ --model faces.onnx --deadline-h 2
     """
-    flags = {"source": None if config else source, "store": store, "model": model, "collection": collection}
+    flags = {
+        "source": None if config else source,
+        "store": store,
+        "model": model,
+        "collection": collection,
+        "read.root": root,
+    }
     resolved = load_catalog(config, source, environ=os.environ, settings=settings or [], flags=flags)
     with open_run(resolved) as run:
         result = plan(run, probe=probe, workers=workers or os.cpu_count() or 1, deadline_h=deadline_h)
