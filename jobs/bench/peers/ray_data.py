@@ -76,7 +76,7 @@ def main() -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        _temp_dir=f"{asked['scratch']}/ray",  # Ray opens its folder to everybody; the one around it stays ours
+        _temp_dir=f"{asked['scratch']}/ray",  # Ray opens its folder to everybody, not the one around it
     )
     ray_start_s = time.perf_counter() - entered
     context = ray.data.DataContext.get_current()
