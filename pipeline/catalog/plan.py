@@ -49,7 +49,7 @@ def plan_shards(fresh: pa.Table, max_images: int = MAX_SHARD_IMAGES) -> list[Ima
 
 def _usual_images(n_images: int, max_images: int) -> int:
     """A power of two near a 64th of the catalog: it stays the same while the catalog grows by half."""
-    usual = 256
+    usual = 64
     while usual * 4 <= max_images and usual * _SHARDS_WANTED < n_images:
         usual *= 2
     return min(usual, max(1, max_images // 2))

@@ -84,7 +84,9 @@ class RayPool:
 
         if self.options.address is None:
             self._scratch = Scratch(Path("/tmp"))  # noqa: S108 - names are random and the folder is 0700
-        crew.start(self.options.address, str(self._scratch.path) if self._scratch else None, self._num_cpus())
+        # one folder further in: Ray opens its own folder to everybody
+        folder = None if self._scratch is None else str(self._scratch.path / "ray")
+        crew.start(self.options.address, folder, self._num_cpus())
         self._crews = crew
         self._started = True
 
