@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
+from jobs.look import Listed, look
 from jobs.models import collection_model, stored_model
 from jobs.output import print_result
-from jobs.reindex import Listed, look
 from jobs.run import Run
 from jobs.session import open_run
 from pipeline.catalog.plan import plan_shards

@@ -18,22 +18,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.inherit import inherited
+from jobs.look import Listed, check_reembed, look
 from jobs.models import collection_model
 from jobs.run import Run, software_versions, utc_now
-from jobs.stages import Embedded, calibration_settings, embed_config_id, embed_stage, index_stage, models_in
-from pipeline.catalog.change import Change, diff
-from pipeline.catalog.listing import list_catalog
+from jobs.stages import Embedded, calibration_settings, embed_stage, index_stage, models_in
+from pipeline.catalog.change import Change
 from pipeline.catalog.table import Catalog
-from pipeline.errors import CommitConflict, StoreMismatch, UsageError
+from pipeline.errors import CommitConflict, UsageError
 from pipeline.fingerprint import canonical_json
 from pipeline.model.file import Model
 from pipeline.snapshot.attributes import add_layer, attributes_table
-from pipeline.snapshot.evolve import Parent, Rows, evolve, load_parent, reasons
+from pipeline.snapshot.evolve import Parent, Rows, evolve, reasons
 from pipeline.snapshot.gates import Evidence, Thresholds, check_overrides, judge, refusing
 from pipeline.snapshot.manifest import Content, Coverage, Manifest, ModelRef, SourceRef
-from pipeline.snapshot.publish import keep_candidate, newest, publish, snapshot
-from pipeline.snapshot.requeue import plan_with_requeued, requests, requeued, without
+from pipeline.snapshot.publish import keep_candidate, publish, snapshot
+from pipeline.snapshot.requeue import plan_with_requeued
 from pipeline.snapshot.rows import rows_digest, write_dead_rows, write_listing_rejects
 from pipeline.storage import layout
 from pipeline.storage.probe import prepare_store
@@ -55,22 +54,6 @@ class Night:
     def refused(self) -> bool:
         """Whether a gate refused the candidate."""
         return self.candidate_key is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Listed:
-    """What the source lists tonight, and how it differs from the newest snapshot.
-
-    ``requeued`` are refused images that somebody asked to try again.
-    ``again`` counts the known images that would be embedded again, ``why_again`` says why.
-    """
-
-    parent: Parent
-    catalog: Catalog
-    change: Change
-    requeued: pa.Table
-    again: int
-    why_again: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,31 +104,9 @@ def reindex(run: Run) -> Night:
     return _night(run, model)
 
 
-def look(run: Run, model: Model) -> Listed:
-    """Lists the source and compares it with the newest snapshot; ``run`` takes over what it was not told.
-
-    Raises:
-        StoreMismatch: the collection is made from another source.
-        SourceError: the source cannot be listed.
-    """
-    manifest = newest(run.store, run.config.collection)
-    _check_source(run, manifest)
-    run.config = inherited(run.asked, manifest)
-    with run.stage("list"):
-        catalog = _list(run)
-    with run.stage("diff"):
-        parent = load_parent(run.store, manifest, model.model_id, run.cache)
-        again = requeued(parent.refused, requests(run.store, run.config.collection))
-        lasting = without(parent.lasting_refusals(embed_config_id(run, model)), again)
-        change = diff(catalog, parent.live, lasting)
-    run.bytes_read += catalog.bytes_read
-    count, why = _embedded_again(manifest, change, model)
-    return Listed(parent=parent, catalog=catalog, change=change, requeued=again, again=count, why_again=why)
-
-
 def _night(run: Run, model: Model) -> Night:
     listed = look(run, model)
-    _check_reembed(run, listed)
+    check_reembed(run, listed)
     _check_index(run, model)
     attributes = _attributes(run, listed)
     parent, catalog, change = listed.parent, listed.catalog, listed.change
@@ -256,19 +217,6 @@ def _carried(parent: Manifest | None, gate: str) -> float:
     return next((record.value for record in gates if record.name == gate), 0.0)
 
 
-def _list(run: Run) -> Catalog:
-    run.progress.stage("list", 1, "containers")
-    shown = [1]
-
-    def advance(done: int, total: int) -> None:
-        if total != shown[0]:
-            shown[0] = total
-            run.progress.stage("list", total, "containers")
-        run.progress.advance(done)
-
-    return list_catalog(run.source, run.source_spec, run.store, run.cache, advance)
-
-
 def _attributes(run: Run, listed: Listed) -> pa.Table:
     """The catalog's attributes; a label that nobody has is found out before any image is read."""
     table = attributes_table(listed.catalog.images())
@@ -294,38 +242,6 @@ def _check_index(run: Run, model: Model) -> None:
             f"the recipe `sign` makes one bit of each of the model's {dim} dimensions, a multiple of 8; "
             f"{bits or dim} bits cannot be made",
             fix="leave out index.bits, or take the recipe centred-rotated",
-        )
-
-
-def _check_source(run: Run, manifest: Manifest | None) -> None:
-    if manifest is None or manifest.source.uri == run.source_spec.uri or run.config.replace_source:
-        return
-    raise StoreMismatch(
-        f"collection {run.config.collection!r} in {run.config.store} is made from {manifest.source.uri}, "
-        f"not from {run.source_spec.uri}",
-        fix="pass --replace-source if the catalog has moved, or another --collection",
-    )
-
-
-def _embedded_again(manifest: Manifest | None, change: Change, model: Model) -> tuple[int, str]:
-    """How many known images would be embedded again, and which part of their key changed."""
-    if manifest is None:
-        return 0, ""
-    old = manifest.content.model
-    if old.id != model.model_id:
-        now, before = f"{model.card.name} ({model.model_id[:12]})", f"{old.name} ({old.id[:12]})"
-        return manifest.content.live_rows, f"the model is {now}, it was {before}"
-    changed = int(change.changed.sum())
-    return changed, "their versions in the catalog changed" if changed else ""
-
-
-def _check_reembed(run: Run, listed: Listed) -> None:
-    manifest = listed.parent.manifest
-    known = 0 if manifest is None else manifest.content.live_rows
-    if listed.again > run.config.max_reembed * known:
-        raise UsageError(
-            f"this run would embed {listed.again} of {known} known images again: {listed.why_again}",
-            fix="pass --max-reembed 1 to do so, or --collection for a collection of its own",
         )
 
 
