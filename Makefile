@@ -60,5 +60,5 @@ $(VENV)/run.stamp: pyproject.toml | $(VENV)/made.stamp
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(VENV)/made.stamp
-	$(PIP) --editable '.[cpu,test]'
+	$(PIP) --editable '.[cpu,kernel,test]'
 	touch $@ $(VENV)/run.stamp
