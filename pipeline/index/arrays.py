@@ -5,6 +5,7 @@ N   rows of a sample, a block or an index shard  Q   queries
 D   dimensions of a vector (Faiss's ``d``)       C   candidates of the first stage
 B   bits of a code                               K   results asked for (Faiss's ``k``)
 W   bytes of a code, B / 8                       M   loose pairs of a query and a row
+L   lists of the coarse quantiser                P   lists probed for a query
 ==  ===========================================  ==  =======================================
 """
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
+Int8Array: TypeAlias = npt.NDArray[np.int8]
 Int32Array: TypeAlias = npt.NDArray[np.int32]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 KeyArray: TypeAlias = npt.NDArray[np.uint64]

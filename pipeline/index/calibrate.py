@@ -128,6 +128,8 @@ def _exact(
         budget=settings.budget or max(default_budget(n_live), settings.k),
         queries=source,
         candidates={},
+        form="flat" if encoder is None or encoder.n_lists is None else "lists",
+        probes={},
         curve=(),
         ann_recall={k: Interval(mean=1.0, low=1.0, high=1.0) for k in _ks(settings.k)},
     )
@@ -165,7 +167,11 @@ def _choose(
         candidates[k] = _smallest(ranks[k], bootstrap, draft.target, at_least, _limit(draft, k))
     grid = sorted({n for n in _GRID if n <= draft.n_live} | set(candidates.values()))
     curve = tuple(
-        CurvePoint(candidates=n, recall={k: round(float(recall_at(ranks[k], n).mean()), 6) for k in ks})
+        CurvePoint(
+            candidates=n,
+            probes=None,
+            recall={k: round(float(recall_at(ranks[k], n).mean()), 6) for k in ks},
+        )
         for n in grid
     )
     return replace(draft, candidates=candidates, curve=curve)

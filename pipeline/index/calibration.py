@@ -14,6 +14,7 @@ from pipeline.errors import DataCorrupt
 from pipeline.index.bootstrap import Interval
 
 Method: TypeAlias = Literal["exact", "hamming"]
+Form: TypeAlias = Literal["flat", "lists"]
 REPORTED_K = (1, 10, 100)
 
 
@@ -22,6 +23,8 @@ class CurvePoint:
     """Mean recall at k of the calibration queries with ``candidates`` candidates, pessimistic on ties."""
 
     candidates: int
+    probes: int | None
+    """Lists looked into; None in flat form."""
     recall: dict[int, float]
 
 
@@ -48,6 +51,10 @@ class Calibration:
     queries: Literal["catalog", "given"]
     candidates: dict[int, int]
     """C for each calibrated k; empty for method exact."""
+    form: Form
+    """Whether the first stage scans every code, or those of the lists nearest to the query."""
+    probes: dict[int, int]
+    """How many lists a search looks into, for each calibrated k; empty in flat form and for method exact."""
     curve: tuple[CurvePoint, ...]
     ann_recall: dict[int, Interval]
     """Published: mean and 95 % interval through the real search on the verification queries, for each k."""
@@ -70,12 +77,25 @@ class Calibration:
         )
         return scaled, warning
 
+    def probes_for(self, k: int) -> int | None:
+        """Lists to look into for any k; None in flat form. Chosen between and beyond k as C is."""
+        if not self.probes:
+            return None
+        larger = [measured for measured in sorted(self.probes) if measured >= k]
+        last = max(self.probes)
+        return self.probes[larger[0]] if larger else math.ceil(self.probes[last] * k / last)
+
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers; keys of k are strings, as JSON wants them."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain["candidates"] = {str(k): n for k, n in self.candidates.items()}
+        plain["probes"] = {str(k): n for k, n in self.probes.items()}
         plain["curve"] = [
-            {"candidates": point.candidates, "recall": {str(k): r for k, r in point.recall.items()}}
+            {
+                "candidates": point.candidates,
+                "probes": point.probes,
+                "recall": {str(k): r for k, r in point.recall.items()},
+            }
             for point in self.curve
         ]
         plain["ann_recall"] = {str(k): dataclasses.asdict(found) for k, found in self.ann_recall.items()}
@@ -91,9 +111,11 @@ class Calibration:
         try:
             changed = {
                 "candidates": {int(k): int(n) for k, n in plain["candidates"].items()},
+                "probes": {int(k): int(n) for k, n in plain["probes"].items()},
                 "curve": tuple(
                     CurvePoint(
                         candidates=int(point["candidates"]),
+                        probes=None if point["probes"] is None else int(point["probes"]),
                         recall={int(k): float(r) for k, r in point["recall"].items()},
                     )
                     for point in plain["curve"]

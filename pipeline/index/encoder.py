@@ -25,7 +25,7 @@ from pipeline.fingerprint import digest, sha256_hex
 from pipeline.index.arrays import ByteArray, Float32Array, FloatArray, VectorArray
 
 Recipe: TypeAlias = Literal["sign", "centred-rotated"]
-FORMAT = 1
+FORMAT = 2
 _BLOCK_ELEMENTS = 1 << 22  # float64 values of one block of rotated rows: 32 MiB
 _VECTOR_GRID = 2.0**26
 _ROTATION_GRID = 2.0**24
@@ -45,12 +45,19 @@ class Encoder:
     seed: int
     fit_threshold: str
     """Largest sample key (16 hex digits) of the rows fitted on; empty if there was none."""
+    centroids_LD: Float32Array | None = None
+    """Coarse quantiser of the lists form, float32 multiples of 2**-24; None in flat form."""
 
     def __post_init__(self) -> None:
         _check(self)
-        for array in (self.mean_D, self.rotation_BD, self.thresholds_B):
+        for array in (self.mean_D, self.rotation_BD, self.thresholds_B, self.centroids_LD):
             if array is not None:
                 array.flags.writeable = False
+
+    @property
+    def n_lists(self) -> int | None:
+        """How many lists the rows of a shard are cut into; None in flat form."""
+        return None if self.centroids_LD is None else len(self.centroids_LD)
 
     @property
     def digest(self) -> str:
@@ -226,6 +233,7 @@ def _read(archive: Any) -> Encoder:
         thresholds_B=archive["thresholds_B"],
         seed=int(archive["seed"]),
         fit_threshold=str(archive["fit_threshold"]),
+        centroids_LD=archive.get("centroids_LD"),
     )
 
 
@@ -242,6 +250,7 @@ def _check(encoder: Encoder) -> None:
         "mean_D": (encoder.d,),
         "thresholds_B": (encoder.bits,),
         "rotation_BD": (encoder.bits, encoder.d),
+        "centroids_LD": (encoder.n_lists, encoder.d),
     }
     for name, shape in expected.items():
         array = getattr(encoder, name)

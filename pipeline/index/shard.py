@@ -16,7 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import DataCorrupt
-from pipeline.index.arrays import BoolArray, ByteArray, Int32Array, IntArray, VectorArray
+from pipeline.index.arrays import (
+    BoolArray,
+    ByteArray,
+    Float32Array,
+    Int8Array,
+    Int32Array,
+    IntArray,
+    VectorArray,
+)
 from pipeline.index.encoder import Encoder
 
 ROWS_SCHEMA = pa.schema(
@@ -36,7 +44,7 @@ class IndexShard:
     codes_NW: ByteArray | None
     """Packed bits, uint8; None where the shard was opened for exact search only."""
     vectors_ND: VectorArray
-    """Second-stage vectors, float32 or float16, unit length."""
+    """Second-stage vectors, float32 or float16, unit length: exact distances are distances to these."""
     ids: "pa.LargeStringArray"
     part_N: Int32Array
     """Which embedding part each row came from: its place in the list the shard was built from."""
@@ -46,6 +54,14 @@ class IndexShard:
     """False for rows that a newer part replaced or that left the catalog; None where all are live."""
     faiss_index: Any
     """Owns the mapping that ``codes_NW`` looks into."""
+    offsets_L: IntArray | None = None
+    """Lists form: list i is rows offsets_L[i] to offsets_L[i + 1], int64 [n_lists + 1]; None in flat form."""
+    order_N: Int32Array | None = None
+    """Rank of each row's id within the shard, in UTF-8 byte order; None where row number is that rank."""
+    int8_ND: Int8Array | None = None
+    """Rounded vectors for a rough distance before ``vectors_ND`` is read: x is about int8 * scale."""
+    int8_scale_N: Float32Array | None = None
+    """One scale a row, so that sharding changes no result; present where ``int8_ND`` is."""
 
     @classmethod
     def open(
