@@ -1,0 +1,387 @@
+"""Are these two images the same? Judges vectors by pairs, from a list or by all pairs of labelled images.
+
+1. Distances of the pairs, squared L2.
+2. Accuracy over folds (LFW protocol): the threshold of a fold is chosen on all the others.
+3. The error curve of all pairs: AUC, EER, VAL at false accept rates, with intervals.
+4. The wrongly classified pairs that are worth looking at.
+
+Legend: N pairs, M pairs of one block, F folds, T thresholds, I identities, D dimensions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UsageError
+from pipeline.evaluate.aggregate import RESAMPLES, codes_of
+from pipeline.evaluate.error_curve import (
+    ErrorCurve,
+    PairCounter,
+    ValAtFar,
+    curve_of_pairs,
+    too_few_different,
+    val_at_far,
+)
+from pipeline.evaluate.metrics import Floats, Ints
+from pipeline.evaluate.pairs_file import PairList
+from pipeline.evaluate.ranking import LabelledVectors
+
+FARS = (0.1, 0.01, 0.001, 0.0001)
+Thresholds = Literal["facenet", "exact"]
+_BLOCK_ROWS = 1 << 10
+_SHOWN = 12
+_CURVE_POINTS = 200
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldAccuracy:
+    """Share of pairs judged rightly, each fold with the threshold that is best on the others.
+
+    ``std`` divides by the number of folds (as published reproductions do), ``sem`` is the standard error of
+    the mean (as the FaceNet paper prints).
+    """
+
+    mean: float
+    std: float
+    sem: float
+    folds: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    mode: Thresholds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongPair:
+    """A pair that the threshold misjudges: a ``same`` pair too far apart, or a different one too near."""
+
+    left: str
+    right: str
+    same: bool
+    distance: float
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationReport:
+    """How well a threshold on the distance tells same from different.
+
+    Attributes:
+        n_pairs: Pairs judged.
+        n_same: Of them the same.
+        n_different: Of them different.
+        n_missing: Listed pairs left out because an image has no vector.
+        missing_ids: Some of the ids without a vector.
+        accuracy: Over folds; None for all pairs, which have no folds.
+        auc: Area under the curve of VAL against FAR.
+        eer: Equal error rate.
+        val_at_far: By false accept rate, as text such as ``0.001``.
+        curve: Some (far, val) points of the curve, for a drawing.
+        wrong: Misjudged pairs, the worst first of each kind.
+        mode: ``pairs`` or ``all_pairs``.
+        resolution: How far a threshold may lie below the best one; 0 for exact distances.
+        seed: Of the bootstrap.
+        n_resamples: Of the bootstrap.
+        model_id: The model the vectors come from.
+        snapshot: Sequence of the snapshot; None for vectors that are not from one.
+        digest: Digest of the snapshot, or empty.
+        software: Versions by name.
+    """
+
+    n_pairs: int
+    n_same: int
+    n_different: int
+    n_missing: int
+    missing_ids: tuple[str, ...]
+    accuracy: FoldAccuracy | None
+    auc: float
+    eer: float
+    val_at_far: Mapping[str, ValAtFar]
+    curve: tuple[tuple[float, float], ...]
+    wrong: tuple[WrongPair, ...]
+    mode: Literal["pairs", "all_pairs"]
+    resolution: float
+    seed: int
+    n_resamples: int
+    model_id: str
+    snapshot: int | None = None
+    digest: str = ""
+    software: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON values; the field names are the keys."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How pairs are judged."""
+
+    fars: Sequence[float] = FARS
+    thresholds: Thresholds = "facenet"
+    few_different: bool = False
+    seed: int = 0
+    n_resamples: int = RESAMPLES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is judged, for the record: nothing here changes a figure."""
+
+    model_id: str
+    snapshot: int | None = None
+    digest: str = ""
+    software: Mapping[str, str] = field(default_factory=dict)
+
+
+def verify_pairs(
+    pairs: PairList, ids: Sequence[str], x_ND: Vectors, subject: Subject, options: Options | None = None
+) -> VerificationReport:
+    """Judges a list of pairs by the LFW protocol.
+
+    Args:
+        pairs: The list; pairs of which an image has no vector are left out and counted.
+        ids: Image ids.
+        x_ND: Their unit vectors.
+        subject: What is judged.
+        options: Rates, thresholds, seed.
+
+    Raises:
+        UsageError: if no pair has both vectors, a fold is empty then, or a vector is not finite.
+    """
+    options = options or Options()
+    row_of = {image_id: row for row, image_id in enumerate(ids)}
+    left_N = np.array([row_of.get(image_id, -1) for image_id in pairs.left])
+    right_N = np.array([row_of.get(image_id, -1) for image_id in pairs.right])
+    kept = np.flatnonzero((left_N >= 0) & (right_N >= 0))
+    missing = sorted((set(pairs.left) | set(pairs.right)) - row_of.keys())
+    if not len(kept):
+        raise UsageError(
+            f"none of the {len(pairs.left)} pairs has both its images in the snapshot: "
+            f"the list asks for {missing[0]!r}, the snapshot holds ids such as {next(iter(ids), 'none')!r}",
+            fix="pass --id-template to say how a name and a number make an id",
+        )
+    distance_N = pair_distances(x_ND[left_N[kept]], x_ND[right_N[kept]])
+    same_N = pairs.same_N[kept]
+    curve = curve_of_pairs(distance_N, same_N)
+    accuracy = fold_accuracy(distance_N, same_N, pairs.fold_N[kept], options.thresholds)
+    fold_N = np.unique(pairs.fold_N[kept], return_inverse=True)[1]
+    threshold_N = np.array(accuracy.thresholds)[fold_N]
+    return VerificationReport(
+        n_pairs=len(kept),
+        n_same=curve.n_same,
+        n_different=curve.n_different,
+        n_missing=len(pairs.left) - len(kept),
+        missing_ids=tuple(missing[:10]),
+        accuracy=accuracy,
+        auc=curve.auc(),
+        eer=curve.eer(),
+        val_at_far={
+            f"{far:g}": val
+            for far, val in val_at_far(
+                curve,
+                options.fars,
+                seed=options.seed,
+                n_resamples=options.n_resamples,
+                few_different=options.few_different,
+            ).items()
+        },
+        curve=_drawn(curve),
+        wrong=_wrong(pairs, kept, distance_N, threshold_N),
+        mode="pairs",
+        resolution=0.0,
+        seed=options.seed,
+        n_resamples=options.n_resamples,
+        model_id=subject.model_id,
+        snapshot=subject.snapshot,
+        digest=subject.digest,
+        software=dict(subject.software),
+    )
+
+
+def verify_all_pairs(
+    base: LabelledVectors, subject: Subject, options: Options | None = None
+) -> VerificationReport:
+    """Judges every pair of labelled images, streamed in blocks: memory does not grow with the pairs.
+
+    Thresholds are bin edges, ``resolution`` apart. The interval of a VAL resamples identities at its
+    threshold, because pairs of one identity stand or fall together.
+
+    Raises:
+        UsageError: if there are not both same and different pairs.
+    """
+    options = options or Options()
+    labelled = np.array([row for row, label in enumerate(base.labels) if label is not None], dtype=np.int64)
+    x_ND, code_N = base.x_ND[labelled], codes_of([base.labels[row] for row in labelled.tolist()])
+    counter = PairCounter()
+    for distance_M, same_M in _all_pairs(x_ND, code_N):
+        counter.add(distance_M, same_M)
+    curve = counter.curve()
+    return VerificationReport(
+        n_pairs=curve.n_same + curve.n_different,
+        n_same=curve.n_same,
+        n_different=curve.n_different,
+        n_missing=0,
+        missing_ids=(),
+        accuracy=None,
+        auc=curve.auc(),
+        eer=curve.eer(),
+        val_at_far=_vals_by_identity(curve, x_ND, code_N, options),
+        curve=_drawn(curve),
+        wrong=(),
+        mode="all_pairs",
+        resolution=curve.resolution,
+        seed=options.seed,
+        n_resamples=options.n_resamples,
+        model_id=subject.model_id,
+        snapshot=subject.snapshot,
+        digest=subject.digest,
+        software=dict(subject.software),
+    )
+
+
+def fold_accuracy(
+    distance_N: NDArray[np.float32], same_N: NDArray[np.bool_], fold_N: Ints, mode: Thresholds = "facenet"
+) -> FoldAccuracy:
+    """Accuracy of each fold with the first threshold that is best on the other folds.
+
+    Mode ``facenet`` tries 0, .01, … 3.99, as the published reproductions do; ``exact`` the midpoints of the
+    sorted distances of the other folds.
+
+    Raises:
+        UsageError: if there are fewer than two folds.
+    """
+    folds = np.unique(fold_N)
+    if len(folds) < 2:
+        raise UsageError(f"accuracy is measured over folds: expected at least 2, got {len(folds)}")
+    distance_N = np.asarray(distance_N, dtype=np.float64)
+    scores, chosen = [], []
+    for fold in folds:
+        train = fold_N != fold
+        candidates_T = np.arange(0, 4, 0.01) if mode == "facenet" else _midpoints(distance_N[train])
+        right_T = _right_at(candidates_T, distance_N[train], same_N[train])
+        threshold = float(candidates_T[int(np.argmax(right_T))])
+        chosen.append(threshold)
+        scores.append(float(np.mean((distance_N[~train] < threshold) == same_N[~train])))
+    return FoldAccuracy(
+        mean=float(np.mean(scores)),
+        std=float(np.std(scores)),
+        sem=float(np.std(scores, ddof=1) / np.sqrt(len(scores))),
+        folds=tuple(scores),
+        thresholds=tuple(chosen),
+        mode=mode,
+    )
+
+
+def pair_distances(x_ND: Vectors, y_ND: Vectors) -> NDArray[np.float32]:
+    """Squared L2 distance of each pair of rows, computed in float64; float32 [N]."""
+    difference_ND = x_ND.astype(np.float64) - y_ND
+    distance_N: NDArray[np.float32] = np.einsum("nd,nd->n", difference_ND, difference_ND).astype(np.float32)
+    return distance_N
+
+
+def _midpoints(distance_N: Floats) -> Floats:
+    unique_T = np.unique(distance_N)
+    return (unique_T[:-1] + unique_T[1:]) / 2 if len(unique_T) > 1 else unique_T
+
+
+def _right_at(candidates_T: Floats, distance_N: Floats, same_N: NDArray[np.bool_]) -> Ints:
+    """Pairs judged rightly at each threshold."""
+    same_below_T = np.searchsorted(np.sort(distance_N[same_N]), candidates_T, side="left")
+    different_below_T = np.searchsorted(np.sort(distance_N[~same_N]), candidates_T, side="left")
+    right_T: Ints = same_below_T + int((~same_N).sum()) - different_below_T
+    return right_T
+
+
+def _all_pairs(x_ND: Vectors, code_N: Ints) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Distances of all pairs i < j and whether they are the same, a block at a time."""
+    n_rows = len(x_ND)
+    for a in range(0, n_rows, _BLOCK_ROWS):
+        rows = slice(a, min(a + _BLOCK_ROWS, n_rows))
+        for b in range(a, n_rows, _BLOCK_ROWS):
+            columns = slice(b, min(b + _BLOCK_ROWS, n_rows))
+            distance_BS = np.maximum(2 - 2 * (x_ND[rows] @ x_ND[columns].T), 0)
+            same_BS = code_N[rows, None] == code_N[columns]
+            if a == b:
+                upper = np.triu_indices(len(distance_BS), 1)
+                yield distance_BS[upper], same_BS[upper]
+            else:
+                yield distance_BS.ravel(), same_BS.ravel()
+
+
+def _vals_by_identity(
+    curve: ErrorCurve, x_ND: Vectors, code_N: Ints, options: Options
+) -> dict[str, ValAtFar]:
+    """VAL at each rate, its interval from resampled identities at the threshold of all pairs."""
+    wanted = [far for far in options.fars if options.few_different or curve.enough_different(far)]
+    place_F = [curve.place_at_far(far) for far in wanted]
+    pairs_I, accepted_IF = _same_pairs_by_identity(x_ND, code_N, curve.thresholds_T[place_F])
+    draws_RI = np.random.default_rng(options.seed).multinomial(
+        len(pairs_I), np.full(len(pairs_I), 1 / len(pairs_I)), size=options.n_resamples
+    )
+    val_RF = (draws_RI @ accepted_IF) / np.maximum(draws_RI @ pairs_I, 1)[:, None]
+    provable = 0.025 ** (1 / len(pairs_I))
+    found = {f"{far:g}": too_few_different(curve, far) for far in options.fars}
+    for column, (far, place) in enumerate(zip(wanted, place_F, strict=True)):
+        val = float(curve.val()[place])
+        low, high = np.quantile(val_RF[:, column], [0.025, 0.975])
+        found[f"{far:g}"] = ValAtFar(
+            val=val,
+            low=float(min(low, provable, val)),
+            high=float(max(high, 1 - provable, val)),
+            threshold=float(curve.thresholds_T[place]),
+            n_false_accepts=int(curve.different_below_T[place]),
+        )
+    return found
+
+
+def _same_pairs_by_identity(x_ND: Vectors, code_N: Ints, thresholds_F: Floats) -> tuple[Ints, Ints]:
+    """Same pairs of each identity that has any, int64 [I], and how many each threshold accepts, [I, F]."""
+    order_N = np.argsort(code_N, kind="stable")
+    starts = np.flatnonzero(np.diff(code_N[order_N], prepend=-1))
+    n_pairs, accepted = [], []
+    for rows in np.split(order_N, starts[1:]):
+        if len(rows) < 2:
+            continue
+        count, below_F = 0, np.zeros(len(thresholds_F), dtype=np.int64)
+        for distance_M, _ in _all_pairs(x_ND[rows], code_N[rows]):
+            count += len(distance_M)
+            below_F += (distance_M[:, None] < thresholds_F).sum(axis=0)
+        n_pairs.append(count)
+        accepted.append(below_F)
+    return np.array(n_pairs, dtype=np.int64), np.array(accepted, dtype=np.int64)
+
+
+def _drawn(curve: ErrorCurve) -> tuple[tuple[float, float], ...]:
+    """Points of the curve, spread evenly over the decades of FAR that the pairs can show."""
+    lowest = 1 / curve.n_different
+    fars = np.unique(np.concatenate([[lowest], np.geomspace(lowest, 1, _CURVE_POINTS)]))
+    far_T, val_T = curve.far(), curve.val()
+    points = [(float(far_T[at]), float(val_T[at])) for at in map(curve.place_at_far, fars.tolist())]
+    return tuple(dict.fromkeys(points))
+
+
+def _wrong(
+    pairs: PairList, kept: Ints, distance_N: NDArray[np.float32], threshold_N: Floats
+) -> tuple[WrongPair, ...]:
+    """The misjudged pairs farthest on the wrong side: same ones first, then different ones."""
+    same_N = pairs.same_N[kept]
+    excess_N = np.where(same_N, distance_N - threshold_N, threshold_N - distance_N)
+    wrong = []
+    for kind in (True, False):
+        at_fault = np.flatnonzero((same_N == kind) & ((distance_N < threshold_N) != same_N))
+        worst = at_fault[np.argsort(-excess_N[at_fault], kind="stable")][:_SHOWN]
+        wrong += [
+            WrongPair(
+                left=pairs.left[kept[n]],
+                right=pairs.right[kept[n]],
+                same=kind,
+                distance=float(distance_N[n]),
+                threshold=float(threshold_N[n]),
+            )
+            for n in worst
+        ]
+    return tuple(wrong)

@@ -1,0 +1,132 @@
+"""Pair lists, all pairs, and what they say when they are wrong."""
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.evaluate.error_curve import curve_of_pairs, val_at_far
+from pipeline.evaluate.pairs_file import read_pairs
+from pipeline.evaluate.ranking import LabelledVectors
+from pipeline.evaluate.verification import (
+    Options,
+    Subject,
+    pair_distances,
+    verify_all_pairs,
+    verify_pairs,
+)
+
+SUBJECT = Subject(model_id="m")
+ONE_BLOCK = "2\nann\t1\t2\nbob\t1\t2\nann\t1\tbob\t1\nann\t2\tbob\t2\n"
+
+
+def faces(n_people: int = 30, n_each: int = 4, noise: float = 0.6) -> tuple[list[str], list[str], np.ndarray]:
+    generator = np.random.default_rng(7)
+    centres = np.repeat(generator.standard_normal((n_people, 16)), n_each, axis=0)
+    x_ND = centres + noise * generator.standard_normal(centres.shape)
+    x_ND /= np.linalg.norm(x_ND, axis=1, keepdims=True)
+    names = [f"p{row // n_each:02d}" for row in range(len(x_ND))]
+    ids = [f"{name}_{row % n_each + 1:04d}" for row, name in enumerate(names)]
+    return ids, names, x_ND.astype(np.float32)
+
+
+def test_a_list_with_one_block_is_cut_into_folds_of_both_kinds() -> None:
+    n = 20
+    same = [f"a{i}\t1\t2" for i in range(n)]
+    different = [f"a{i}\t1\tb{i}\t3" for i in range(n)]
+    pairs = read_pairs("\n".join([str(n), *same, *different]), "list")
+    assert pairs.left[0] == "a0_0001"
+    assert pairs.right[n] == "b0_0003"
+    for fold in range(10):
+        assert pairs.same_N[pairs.fold_N == fold].tolist() == [True, True, False, False]
+
+
+def test_a_list_with_folds_keeps_its_own() -> None:
+    text = "2\t1\nann\t1\t2\nann\t1\tbob\t1\nbob\t1\t2\nbob\t1\tann\t2\n"
+    pairs = read_pairs(text, "list", id_template="{name}/{n}")
+    assert pairs.fold_N.tolist() == [0, 0, 1, 1]
+    assert pairs.same_N.tolist() == [True, False, True, False]
+    assert pairs.right == ("ann/2", "bob/1", "bob/2", "ann/2")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected the number of pairs"),
+        ("names\n", "expected the number of pairs"),
+        ("0\n", "expected the number of pairs"),
+        ("2\nann\t1\t2\n", "promises 4 pairs, 1 follow"),
+        (ONE_BLOCK.replace("bob\t1\t2", "bob\t1\tann\t2"), "line 3: expected name, number, number"),
+        (ONE_BLOCK.replace("ann\t2\tbob\t2", "ann\ttwo\tbob\t2"), "line 5: expected name, number, name"),
+    ],
+)
+def test_a_wrong_list_is_refused_with_its_line(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_pairs(text, "list")
+
+
+@pytest.mark.parametrize("template", ["{name}", "{name}_{n:q}", "{name.__class__}{n}", "{", "{name}{n}{x}"])
+def test_a_wrong_template_is_refused(template: str) -> None:
+    with pytest.raises(UsageError, match="id template"):
+        read_pairs(ONE_BLOCK, "list", id_template=template)
+
+
+def test_pairs_without_a_vector_are_left_out_and_counted() -> None:
+    ids, _, x_ND = faces()
+    n = 20
+    same = [f"p{i:02d}\t1\t2" for i in range(n)]
+    different = [f"p{i:02d}\t1\tp{i + 1:02d}\t3" for i in range(n - 1)] + ["nobody\t1\tp00\t1"]
+    pairs = read_pairs("\n".join([str(n), *same, *different]), "list")
+    report = verify_pairs(pairs, ids, x_ND, SUBJECT, Options(n_resamples=20))
+    assert (report.n_pairs, report.n_missing, report.missing_ids) == (39, 1, ("nobody_0001",))
+    assert report.n_same + report.n_different == report.n_pairs
+    assert report.accuracy is not None
+    wrong = round((1 - report.accuracy.mean) * report.n_pairs)
+    assert abs(len(report.wrong) - wrong) <= 1  # folds of unequal size
+    for pair in report.wrong:
+        assert (pair.distance < pair.threshold) != pair.same
+    with pytest.raises(UsageError, match=r"none of the 40 pairs .* 'a00_0001'"):
+        verify_pairs(
+            read_pairs("\n".join([str(n), *same, *different]).replace("p", "a"), "list"), ids, x_ND, SUBJECT
+        )
+
+
+def test_a_rate_that_the_pairs_cannot_show_has_no_value_but_a_reason() -> None:
+    distance_N = np.linspace(0, 2, 60, dtype=np.float32)
+    same_N = np.arange(60) < 30
+    found = val_at_far(curve_of_pairs(distance_N, same_N), [0.5, 0.001], seed=0, n_resamples=20)
+    assert found[0.5].val == 1
+    assert found[0.001].val is None
+    assert "at least 10,000 are needed" in found[0.001].reason
+
+
+def test_all_pairs_agree_with_the_list_of_all_pairs() -> None:
+    ids, names, x_ND = faces(n_people=300)  # more rows than one block holds
+    labels = [*names[:-1], None]
+    report = verify_all_pairs(
+        LabelledVectors(x_ND=x_ND, ids=ids, labels=labels), SUBJECT, Options(n_resamples=50)
+    )
+    left_N, right_N = np.triu_indices(len(ids) - 1, 1)
+    same_N = np.array(names)[left_N] == np.array(names)[right_N]
+    exact = curve_of_pairs(pair_distances(x_ND[left_N], x_ND[right_N]), same_N)
+    assert (report.n_pairs, report.n_same) == (len(left_N), same_N.sum())
+    assert report.auc == pytest.approx(exact.auc(), abs=1e-4)
+    assert report.eer == pytest.approx(exact.eer(), abs=1e-3)
+    for far in (0.1, 0.01, 0.001):
+        found, place = report.val_at_far[f"{far:g}"], exact.place_at_far(far)
+        assert found.val == pytest.approx(exact.val()[place], abs=0.005)
+        assert found.threshold == pytest.approx(exact.thresholds_T[place], abs=report.resolution + 1e-4)
+        assert found.val is not None
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= found.val <= found.high
+    assert report.val_at_far["0.0001"].val is not None
+    assert report.to_json()["mode"] == "all_pairs"
+
+
+def test_nothing_to_verify_is_said() -> None:
+    ids, _, x_ND = faces(n_people=3)
+    with pytest.raises(UsageError, match="same and different pairs, got 66 and 0"):
+        verify_all_pairs(LabelledVectors(x_ND=x_ND, ids=ids, labels=["one"] * len(ids)), SUBJECT)
+    pairs = read_pairs(ONE_BLOCK.replace("ann", "p00").replace("bob", "p01"), "list")
+    with pytest.raises(UsageError, match="an embedding is not finite"):
+        verify_pairs(pairs, ids, x_ND * np.float32(np.nan), SUBJECT)
