@@ -9,13 +9,23 @@ from typing import Any
 
 Settings = Mapping[str, Any]
 
+_BATCHES = (1, 8, 32)
+
 
 def ceiling_grid(cores: int) -> dict[str, Sequence[Settings]]:
-    """Bare processes: one with all inference threads, and one for each core."""
-    batches = (1, 8, 32)
+    """Bare processes: one with as many inference threads as cores, and one process with one for each core.
+
+    The inference threads of one process either share the work of one run (``intra``) or run images side by
+    side in the same session (``streams``), each decoding its own.
+    """
+    side_by_side = [{"processes": 1, "streams": cores, "intra": 1, "batch": batch} for batch in _BATCHES]
+    together = [{"processes": 1, "streams": 1, "intra": cores, "batch": batch} for batch in _BATCHES]
+    decoding_beside = [{"processes": 1, "streams": cores, "intra": cores, "batch": 8}]
     return {
-        "one_process": [{"processes": 1, "threads": cores, "batch": batch} for batch in batches],
-        "a_process_per_core": [{"processes": cores, "threads": 1, "batch": batch} for batch in batches],
+        "one_process": [*side_by_side, *together, *decoding_beside],
+        "a_process_per_core": [
+            {"processes": cores, "streams": 1, "intra": 1, "batch": batch} for batch in _BATCHES
+        ],
     }
 
 

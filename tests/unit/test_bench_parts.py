@@ -94,18 +94,20 @@ def test_first_tars_of_a_set_narrow_what_ours_reads(tmp_path: Path) -> None:
 def test_contender_that_fails_says_why(tmp_path: Path) -> None:
     outcome = run(Contender(name="ceiling", module="jobs.bench.peers.ceiling", settings={}), tmp_path)
     assert outcome.images_per_s is None
-    assert "processes" in outcome.failure
+    assert "tars" in outcome.failure
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ceiling_counts_every_image_of_the_tars(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("processes", "streams"), [(2, 1), (1, 2)])
+def test_ceiling_counts_every_image_of_the_tars(tmp_path: Path, processes: int, streams: int) -> None:
     images = demo_set(tmp_path / "shop", n_products=4, views=2)
     model = prepare_model("builtin", tmp_path)
     settings = {
         **model.for_peers(),
         "tars": [str(tar) for tar in images.tars],
-        "processes": 2,
-        "threads": 1,
+        "processes": processes,
+        "streams": streams,
+        "intra": 1,
         "batch": 4,
     }
     outcome = run(Contender(name="ceiling", module="jobs.bench.peers.ceiling", settings=settings), tmp_path)

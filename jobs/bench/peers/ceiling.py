@@ -1,58 +1,85 @@
-"""The ceiling: bare processes that decode and run the model, each its share of the tars; nothing is written.
+"""The ceiling: bare loops that decode and run the model; nothing is fetched over a network, nothing written.
 
-One process with two inference threads, or two with one thread each: ``processes`` and ``threads``. The clock
-starts when every process has loaded the model.
+``processes`` processes of ``streams`` threads each; every process has one session with ``intra`` inference
+threads, and every thread takes images, decodes them, and runs the model on ``batch`` of them at once. The
+work is shared out 16 images at a time, so that nobody waits for the last tar, and the tars' headers are read
+before the clock starts, which is when every process has loaded the model.
 """
 
 import multiprocessing
+import os
+import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jobs.bench.peers import plain
+
+_TAKEN_AT_ONCE = 16
+_PATIENCE_S = 120
+
+Member = tuple[int, int, int]  # number of the tar, offset, size in bytes
 
 
 def main() -> None:
     """Runs the processes and prints the one JSON line."""
     asked = plain.settings()
+    images = [member for number, tar in enumerate(asked["tars"]) for member in _members(number, tar)]
     spawn = multiprocessing.get_context("spawn")
     ready = spawn.Barrier(asked["processes"] + 1)
-    next_tar, counts = spawn.Value("i", 0), spawn.Queue()
-    arguments = (asked, ready, next_tar, counts)
+    next_image, spent = spawn.Value("i", 0), spawn.Queue()
+    arguments = (asked, images, ready, next_image, spent)
     workers = [spawn.Process(target=_work, args=arguments) for _ in range(asked["processes"])]
     for worker in workers:
         worker.start()
-    ready.wait(timeout=120)
+    ready.wait(timeout=_PATIENCE_S)
     started = time.perf_counter()
-    n_images = sum(counts.get() for _ in workers)
+    cpu_s = sum(spent.get() for _ in workers)
     seconds = time.perf_counter() - started
     for worker in workers:
         worker.join()
-    plain.report(n_images, seconds)
+    plain.report(len(images), seconds, cpu_ms_per_image=1000 * cpu_s / max(1, len(images)))
 
 
-def _work(asked: plain.Spec, ready: Any, next_tar: Any, counts: Any) -> None:
-    net = plain.Net(asked, asked["threads"])
+def _members(number: int, path: str) -> list[Member]:
+    with tarfile.open(path, "r:") as tar:
+        return [(number, info.offset_data, info.size) for info in tar if plain.is_image(info)]
+
+
+def _work(asked: plain.Spec, images: list[Member], ready: Any, next_image: Any, spent: Any) -> None:
+    net = plain.Net(asked, asked["intra"])
+    handles = [os.open(tar, os.O_RDONLY) for tar in asked["tars"]]
     plain.mark(asked, "loaded")
-    ready.wait(timeout=120)
-    n_images = 0
+    ready.wait(timeout=_PATIENCE_S)
+    started = time.process_time()
+    with ThreadPoolExecutor(asked["streams"]) as threads:
+        streams = [
+            threads.submit(_stream, asked, net, images, handles, next_image) for _ in range(asked["streams"])
+        ]
+        for stream in streams:
+            stream.result()
+    spent.put(time.process_time() - started)
+
+
+def _stream(
+    asked: plain.Spec, net: plain.Net, images: list[Member], handles: list[int], next_image: Any
+) -> None:
     batch: list[Any] = []
     while True:
-        with next_tar.get_lock():
-            taken = next_tar.value
-            next_tar.value += 1
-        if taken >= len(asked["tars"]):
-            break
-        for _, data in plain.tar_images(asked["tars"][taken]):
-            n_images += 1
-            pixels = plain.load(data, asked["preprocess"])
+        with next_image.get_lock():
+            first = next_image.value
+            next_image.value += _TAKEN_AT_ONCE
+        for number, offset, size in images[first : first + _TAKEN_AT_ONCE]:
+            pixels = plain.load(os.pread(handles[number], size, offset), asked["preprocess"])
             if pixels is not None:
                 batch.append(pixels)
             if len(batch) == asked["batch"]:
                 net(batch)
                 batch = []
+        if first >= len(images):
+            break
     if batch:
         net(batch)
-    counts.put(n_images)
 
 
 if __name__ == "__main__":

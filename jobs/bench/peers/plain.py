@@ -39,13 +39,16 @@ def tar_images(path: str) -> Iterator[tuple[str, bytes]]:
     """(id, bytes) of every image of a tar; the id is the member's name up to its first dot."""
     with tarfile.open(path, "r:") as tar:
         for info in tar:
-            name = info.name.rpartition("/")[2]
-            key, _, extension = name.partition(".")
-            if info.isreg() and extension.lower() not in _ATTRIBUTES:
-                file = tar.extractfile(info)
-                if file is not None:
-                    yield key, file.read()
+            file = tar.extractfile(info) if is_image(info) else None
+            if file is not None:
+                yield info.name.rpartition("/")[2].partition(".")[0], file.read()
             tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+
+
+def is_image(info: tarfile.TarInfo) -> bool:
+    """Whether a member of a WebDataset tar is an image."""
+    extension = info.name.rpartition("/")[2].partition(".")[2]
+    return info.isreg() and extension.lower() not in _ATTRIBUTES
 
 
 def load(data: bytes, spec: Spec) -> Any:
