@@ -3,20 +3,32 @@ without systemd.
 
 Needs the Debian packages ``ceph-mon ceph-osd radosgw ceph-common``. Objects live in memory. Takes 10 to 20 s
 to start and about 200 MB. Every child dies with this process.
+
+As a program, for benchmarks: it starts one gateway, makes a bucket, copies the folders it is given into it,
+prints how to reach it as ``export`` lines, and serves until Ctrl-C::
+
+    .venv/bin/python -m tests.support.ceph lfw-aligned112
 """
 
+import argparse
 import atexit
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
 from types import TracebackType
+
+from boto3.session import Session
+from botocore.config import Config
 
 PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 ACCESS_KEY, SECRET_KEY = "test", "testing"
@@ -212,3 +224,36 @@ def _free_ports(count: int) -> list[int]:
     for sock in sockets:
         sock.close()
     return ports
+
+
+def main() -> None:
+    """Serves a bucket until Ctrl-C; see the top of this file."""
+    parser = argparse.ArgumentParser(description="A radosgw on this machine, its objects in memory.")
+    parser.add_argument("folders", nargs="*", type=Path, help="copied to s3://BUCKET/FOLDER'S NAME")
+    parser.add_argument("--bucket", default="bench")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="ceph-") as folder, CephCluster(Path(folder) / "c", 1) as cluster:
+        client = Session(ACCESS_KEY, SECRET_KEY, region_name="us-east-1").client(
+            "s3", endpoint_url=cluster.endpoints[0], config=Config(s3={"addressing_style": "path"})
+        )
+        client.create_bucket(Bucket=asked.bucket)
+        for source in asked.folders:
+            for path in sorted(one for one in source.rglob("*") if one.is_file()):
+                key = f"{source.resolve().name}/{path.relative_to(source)}"
+                client.upload_file(str(path), asked.bucket, key)
+            print(f"# copied to s3://{asked.bucket}/{source.resolve().name}", file=sys.stderr)
+        for name, value in {
+            "AWS_ENDPOINT_URL": cluster.endpoints[0],
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": "us-east-1",
+        }.items():
+            print(f"export {name}={value}")
+        print(f"# s3://{asked.bucket} is there; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+if __name__ == "__main__":
+    main()
