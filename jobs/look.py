@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from jobs.embedding import embed_config_id
 from jobs.inherit import inherited
 from jobs.run import Run
-from jobs.stages import embed_config_id
 from pipeline.catalog.change import Change, diff
 from pipeline.catalog.listing import list_catalog
 from pipeline.catalog.table import Catalog

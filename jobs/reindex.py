@@ -18,10 +18,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.embedding import Embedded, embed_stage
 from jobs.look import Listed, check_reembed, look
 from jobs.models import collection_model
 from jobs.run import Run, software_versions, utc_now
-from jobs.stages import Embedded, calibration_settings, embed_stage, index_stage, models_in
+from jobs.stages import calibration_settings, index_stage, models_in
 from pipeline.catalog.change import Change
 from pipeline.catalog.table import Catalog
 from pipeline.errors import CommitConflict, UsageError

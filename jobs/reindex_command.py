@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.limits import limit_in_words
 from jobs.output import print_result, say
 from jobs.reindex import Night, reindex, summary
 from jobs.run import Run
@@ -126,8 +127,10 @@ def in_words(run: Run, night: Night) -> str:
             f"ann_recall@{point.k} {found.mean:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})"
         )
     embed_s = run.seconds.get("embed", 0.0)
-    if run.embedded_now and embed_s:
-        lines.append(f"embedded {run.embedded_now / embed_s:.0f} images/s{_limited_by(run)}")
+    n_images = sum(run.images_now.values())
+    if n_images and embed_s:
+        limit = limit_in_words(run.embed_seconds, run.embed_workers)
+        lines.append(f"embedded {n_images / embed_s:.0f} images/s, {limit}".removesuffix(", "))
     if night.published:
         lines.append(
             f"published snapshot {manifest.sequence} of {manifest.collection}: {manifest.digest[:16]}"
@@ -135,20 +138,6 @@ def in_words(run: Run, night: Night) -> str:
     elif not night.refused:
         lines.append(f"nothing changed: snapshot {manifest.sequence} of {manifest.collection} stands")
     return "\n".join(lines)
-
-
-def _limited_by(run: Run) -> str:
-    """Which stage the workers spent their time in; empty if nothing was embedded in this sitting."""
-    seconds = dict(run.embed_seconds)
-    wall_s = seconds.pop("wall", 0.0)
-    if not wall_s:
-        return ""
-    names = {"fetch_wait": "waiting for the source"}
-    shares = sorted(
-        ((spent / wall_s, names.get(name, name)) for name, spent in seconds.items()), reverse=True
-    )
-    told = ", ".join(f"{name} {share:.0%}" for share, name in shares)
-    return f" on {run.embed_workers} workers, limited by {shares[0][1]} ({told} of their time)"
 
 
 def overrides(given: list[str]) -> dict[str, str]:

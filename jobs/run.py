@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.catalog.source import SourceFormat, SourceSpec
-from pipeline.cluster.pool import ClusterOptions, Pool
+from pipeline.cluster.metrics import BYTES, IMAGES, TASKS, Metric
+from pipeline.cluster.pool import ClusterOptions, Done, Pool
 from pipeline.config import CatalogConfig
+from pipeline.storage.receipts import Receipt
 from pipeline.storage.store import ObjectStore
 from pipeline.telemetry import EventLog, Progress
 
@@ -20,7 +22,11 @@ _SOFTWARE = ("bitsieve", "ray", "numpy", "pyarrow", "pillow", "onnxruntime", "fa
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """One run of a job. ``seconds`` is the time of each stage, ``bytes_written`` what its tasks wrote."""
+    """One run of a job.
+
+    ``seconds`` is the time of each stage, ``bytes_written`` what its tasks wrote; ``embed_seconds`` and
+    ``images_now`` (by outcome) are what the embedding tasks of this sitting say of themselves.
+    """
 
     run_id: str
     config: CatalogConfig
@@ -33,7 +39,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     asked: CatalogConfig = field(init=False)
     embed_seconds: dict[str, float] = field(default_factory=dict)
-    embedded_now: int = 0
+    images_now: dict[str, int] = field(default_factory=dict)
     embed_workers: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
@@ -59,10 +65,41 @@ class Run:
             image_column=read.image_column,
         )
 
-    def add_embed_seconds(self, seconds: Mapping[str, float]) -> None:
-        """Adds what one embedding task says of its time by stage."""
-        for stage, spent in seconds.items():
-            self.embed_seconds[stage] = self.embed_seconds.get(stage, 0.0) + spent
+    def add_embed_seconds(self, stage: str, spent_s: float) -> None:
+        """Adds what one embedding task says of its time in ``stage``."""
+        self.embed_seconds[stage] = self.embed_seconds.get(stage, 0.0) + spent_s
+
+    def add_images(self, outcome: str, count: int) -> None:
+        """Adds images that a task of this sitting settled."""
+        self.images_now[outcome] = self.images_now.get(outcome, 0) + count
+
+    def record_done(self, outcome: Done[Receipt]) -> None:
+        """Records that a task wrote its receipt."""
+        receipt = outcome.result
+        n_bytes = sum(file.size_bytes for file in receipt.files.values())
+        self.bytes_written += n_bytes
+        self.measure(BYTES, n_bytes, direction="written")
+        self.measure(TASKS, 1, stage=receipt.stage, outcome="succeeded")
+        self.events.record(
+            "task_succeeded",
+            stage=receipt.stage,
+            key=receipt.key,
+            counts=dict(receipt.counts),
+            bytes=n_bytes,
+            worker=outcome.worker,
+            peak_bytes=outcome.peak_bytes,
+        )
+
+    def record_set_aside(self, stage: str, n_images: int, reason: str) -> None:
+        """Records that a task killed its workers and is not given to another one."""
+        self.add_images("set_aside", n_images)
+        self.measure(IMAGES, n_images, outcome="set_aside")
+        self.measure(TASKS, 1, stage=stage, outcome="set_aside")
+        self.events.record("task_set_aside", stage=stage, images=n_images, reason=reason)
+
+    def measure(self, metric: Metric, value: float, **labels: str) -> None:
+        """Counts for Prometheus, under the name of the collection."""
+        self.pool.measure(metric, value, {"collection": self.config.collection, **labels})
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -1,25 +1,21 @@
-"""The stages of a run that need workers or several rooms at once: embed, fit, reduce, calibrate.
+"""The stages of a run that make the index: fit, reduce, calibrate.
 
 Each takes what is to be done and returns what is true afterwards. Work that has a receipt is found, not done
 again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from jobs.run import Run, fetch_ahead_bytes
-from pipeline.catalog.plan import ImageShard
+from jobs.run import Run
 from pipeline.cluster.pool import Done
 from pipeline.config import IndexConfig
 from pipeline.embed.table import read_model_id
-from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, config_digest, embed_key
 from pipeline.errors import DataCorrupt, WorkerError
-from pipeline.images.decode import DecodeLimits
 from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
 from pipeline.index.calibration import Calibration
 from pipeline.index.encoder import Encoder, bit_balance, default_bits
@@ -34,24 +30,11 @@ from pipeline.index.reduce import (
     read_encoder,
 )
 from pipeline.index.sample import fit_sample, seeded_order
-from pipeline.model.file import Model
-from pipeline.snapshot.evolve import Parent, Rows
+from pipeline.snapshot.evolve import Rows
 from pipeline.snapshot.manifest import EncoderRef, IndexShardRef, PartRef
 from pipeline.snapshot.open import open_shards
 from pipeline.snapshot.rows import Mask, live_vectors
 from pipeline.storage.receipts import Receipt, fetch, read_receipt
-from pipeline.values import COSTLY_REASONS, SOURCE_REASONS
-
-_REJECTED = "rejected."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """What the embed stage left: a part for each shard in plan order, and the images of shards set aside."""
-
-    parts: Sequence[PartRef]
-    set_aside: int
-    norm_error: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,72 +45,6 @@ class Indexed:
     shards: Sequence[IndexShardRef]
     calibration: Calibration
     bit_imbalance: float
-
-
-def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Parent) -> Embedded:
-    """Embeds the shards on the pool; those with a receipt are only counted.
-
-    A receipt that refused images for a reason that may pass is not final: its shard is done again.
-    """
-    config = run.config.embed
-    settings = EmbedSettings(
-        store_uri=run.config.store,
-        source=run.source_spec,
-        model_id=model.model_id,
-        cache=run.cache,
-        provider=config.provider,
-        limits=DecodeLimits(**run.config.decode.model_dump()),
-        threads=config.threads or 1,
-        batch_size=config.batch_size,
-        fetch_ahead_bytes=fetch_ahead_bytes(config.memory_budget),
-    )
-    receipts: dict[int, Receipt] = {}
-    shards = list(shards)
-    for number in range(len(shards)):
-        while (found := read_receipt(run.store, STAGE, _key(shards[number], settings))) is not None:
-            if not _may_pass(found):
-                receipts[number] = found
-                break
-            shards[number] = replace(shards[number], redo=shards[number].redo + 1)
-    todo = [number for number in range(len(shards)) if number not in receipts]
-    done = sum(shards[number].n_images for number in receipts)
-    run.events.record(
-        "embed_planned",
-        shards=len(shards),
-        with_receipt=len(receipts),
-        images=done,
-        fetch_ahead_bytes=settings.fetch_ahead_bytes,
-    )
-    run.progress.stage("embed", sum(shard.n_images for shard in shards), "images")
-    run.progress.advance(done)
-    set_aside = 0
-    for outcome in run.pool.run(partial(EmbedWorker, settings), [shards[number] for number in todo]):
-        shard = shards[todo[outcome.index]]
-        done += shard.n_images
-        if isinstance(outcome, Done):
-            receipts[todo[outcome.index]] = outcome.result
-            _record_written(run, outcome)
-            run.bytes_read += pc.sum(shard.table["size_bytes"]).as_py() or 0
-            run.embedded_now += outcome.result.counts["rows"] + outcome.result.counts["rejected"]
-            run.add_embed_seconds(outcome.result.facts.get("seconds", {}))
-        else:
-            set_aside += shard.n_images
-            run.events.record("task_set_aside", stage=STAGE, images=shard.n_images, reason=outcome.reason)
-        run.progress.advance(done)
-    run.embed_workers = run.pool.n_workers if todo else 0
-    config_id = embed_config_id(run, model)
-    ordered = [receipts[number] for number in sorted(receipts)]
-    return Embedded(
-        parts=[_part(receipt, config_id, parent.sequence + 1) for receipt in ordered],
-        set_aside=set_aside,
-        norm_error=max((_norm_error(receipt) for receipt in ordered), default=0.0),
-    )
-
-
-def embed_config_id(run: Run, model: Model) -> str:
-    """The digest of what tonight's vectors and rejects are known by, but for the images."""
-    limits = DecodeLimits(**run.config.decode.model_dump())
-    return config_digest(model.model_id, limits, run.config.embed.provider)
 
 
 def index_stage(
@@ -226,7 +143,7 @@ def _reduce(
                 fix="give the workers more memory, or make index.shard_rows smaller",
             )
         receipts[todo[outcome.index].key] = outcome.result
-        _record_written(run, outcome)
+        run.record_done(outcome)
         run.progress.advance(len(tasks) - len(todo) + done)
     built = [receipt for receipt in receipts.values() if receipt is not None]
     refs = [*kept, *(_shard_ref(task, receipt) for task, receipt in zip(tasks, built, strict=True))]
@@ -267,48 +184,4 @@ def _shard_ref(task: ReduceTask, receipt: Receipt) -> IndexShardRef:
         codes=receipt.files["codes"],
         vectors=receipt.files["vectors"],
         row_ids=receipt.files["row_ids"],
-    )
-
-
-def _key(shard: ImageShard, settings: EmbedSettings) -> str:
-    return embed_key(shard, settings.model_id, settings.limits, settings.provider)
-
-
-def _may_pass(receipt: Receipt) -> bool:
-    return any(f"{_REJECTED}{reason}" in receipt.counts for reason in SOURCE_REASONS | COSTLY_REASONS)
-
-
-def _part(receipt: Receipt, config_id: str, since: int) -> PartRef:
-    return PartRef(
-        key=receipt.key,
-        config=config_id,
-        rows=receipt.counts["rows"],
-        rejected={
-            name.removeprefix(_REJECTED): count
-            for name, count in sorted(receipt.counts.items())
-            if name.startswith(_REJECTED)
-        },
-        embeddings=receipt.files.get(PART),
-        rejects=receipt.files.get(REJECTS),
-        since=since,
-    )
-
-
-def _norm_error(receipt: Receipt) -> float:
-    facts = receipt.facts
-    return max(abs(facts["norm_min"] - 1), abs(facts["norm_max"] - 1)) if "norm_min" in facts else 0.0
-
-
-def _record_written(run: Run, outcome: Done[Receipt]) -> None:
-    receipt = outcome.result
-    n_bytes = sum(file.size_bytes for file in receipt.files.values())
-    run.bytes_written += n_bytes
-    run.events.record(
-        "task_succeeded",
-        stage=receipt.stage,
-        key=receipt.key,
-        counts=dict(receipt.counts),
-        bytes=n_bytes,
-        worker=outcome.worker,
-        peak_bytes=outcome.peak_bytes,
     )

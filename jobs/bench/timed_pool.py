@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
+from pipeline.cluster.metrics import Metric
 from pipeline.cluster.pool import Done, Pool, Result, SetAside, Task, Worker
 
 
@@ -39,6 +40,10 @@ class TimedPool:
         self.ended_at_s.append(time.time())
         self.workers.append(self._pool.n_workers)
         self.first_task_s.append(watched.first_s or self.called_s[-1])
+
+    def measure(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        """See ``Pool``."""
+        self._pool.measure(metric, value, labels)
 
 
 class _Watched(Sequence[Task]):

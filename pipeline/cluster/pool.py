@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from pipeline.cluster.metrics import Metric
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Task_contra = TypeVar("Task_contra", contravariant=True)
@@ -62,6 +64,10 @@ class Pool(Protocol):
         Raises:
             BitsieveError: a task failed in a way that another try does not mend; running tasks are stopped.
         """
+        ...
+
+    def measure(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        """Counts for Prometheus: adds to a counter, sets a gauge. Does nothing before the first ``run``."""
         ...
 
 

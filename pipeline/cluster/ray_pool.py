@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline.cluster.metrics import Meters, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Result, SetAside, Task, Worker
 from pipeline.cluster.scratch import Scratch
 
@@ -29,6 +30,7 @@ class RayPool:
     _n_workers: int = 0
     _scratch: Scratch | None = None
     _crews: Any = None  # the module that knows Ray, once it is needed
+    _meters: Meters = field(default_factory=Meters)
 
     def __enter__(self) -> "RayPool":
         return self
@@ -73,6 +75,11 @@ class RayPool:
             yield from crew.outcomes()
         finally:
             crew.dismiss()
+
+    def measure(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        """See ``Pool``."""
+        if self._started:
+            self._meters.record(metric, value, labels)
 
     def _start(self) -> None:
         if self._started:

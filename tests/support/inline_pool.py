@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from pipeline.cluster.metrics import Metric
 from pipeline.cluster.pool import Done, Result, SetAside, Task, Worker
 
 
@@ -12,11 +14,14 @@ class InlinePool:
 
     ``n_tasks`` counts the tasks of every call, in order of calls. Tasks whose number is in ``deadly`` "kill
     their worker" in the first call that has tasks. ``before_task`` is what the world does meanwhile.
+    ``tasks`` holds the tasks of every call, ``measured`` what was counted, by metric and labels.
     """
 
     n_tasks: list[int] = field(default_factory=list)
     deadly: frozenset[int] = frozenset()
     before_task: Callable[[], object] | None = None
+    tasks: list[Sequence[Any]] = field(default_factory=list)
+    measured: dict[tuple[str, ...], float] = field(default_factory=dict)
 
     @property
     def n_workers(self) -> int:
@@ -29,6 +34,7 @@ class InlinePool:
             return
         deadly = self.deadly if not self.n_tasks else frozenset()
         self.n_tasks.append(len(tasks))
+        self.tasks.append(tasks)
         worker = make_worker()
         for index in reversed(range(len(tasks))):
             if index in deadly:
@@ -37,3 +43,8 @@ class InlinePool:
                 if self.before_task is not None:
                     self.before_task()
                 yield Done(index=index, result=worker.run(tasks[index]))
+
+    def measure(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        assert sorted(labels) == sorted(("collection", *metric.labels))
+        key = (metric.name, *(labels[name] for name in metric.labels))
+        self.measured[key] = value if metric.is_gauge else self.measured.get(key, 0.0) + value

@@ -202,6 +202,8 @@ class _Inline:
         for index, task in enumerate(tasks):
             yield Done(index=index, result=worker.run(task))
 
+    def measure(self, metric: object, value: float, labels: object) -> None: ...
+
 
 class _Silent:
     def stage(self, name: str, total: int, unit: str) -> None: ...

@@ -1,0 +1,165 @@
+"""The embed stage of a run: hands out the image shards that have no receipt, and keeps the books on them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyarrow.compute as pc
+
+from jobs.limits import limited_by, shares
+from jobs.run import Run, fetch_ahead_bytes
+from pipeline.catalog.plan import ImageShard
+from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, STAGE_SECONDS, WORKERS
+from pipeline.cluster.pool import Done
+from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, config_digest, embed_key
+from pipeline.images.decode import DecodeLimits
+from pipeline.model.file import Model
+from pipeline.snapshot.evolve import Parent
+from pipeline.snapshot.manifest import PartRef
+from pipeline.storage.receipts import Receipt, read_receipt
+from pipeline.values import COSTLY_REASONS, SOURCE_REASONS
+
+_REJECTED = "rejected."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """What the embed stage left: a part for each shard in plan order, and the images of shards set aside."""
+
+    parts: Sequence[PartRef]
+    set_aside: int
+    norm_error: float
+
+
+def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Parent) -> Embedded:
+    """Embeds the shards on the pool, largest first; those with a receipt are only counted.
+
+    A receipt that refused images for a reason that may pass is not final: its shard is done again.
+    """
+    settings = _settings(run, model)
+    shards, receipts = _with_receipts(run, shards, settings)
+    todo = sorted(
+        (number for number in range(len(shards)) if number not in receipts),
+        key=lambda number: -_n_bytes(shards[number]),  # so that no large one is left to one worker at the end
+    )
+    done = sum(shards[number].n_images for number in receipts)
+    total = sum(shard.n_images for shard in shards)
+    run.events.record(
+        "embed_planned",
+        shards=len(shards),
+        with_receipt=len(receipts),
+        images=done,
+        fetch_ahead_bytes=settings.fetch_ahead_bytes,
+    )
+    run.progress.stage("embed", total, "images")
+    run.progress.advance(done)
+    set_aside = 0
+    for outcome in run.pool.run(partial(EmbedWorker, settings), [shards[number] for number in todo]):
+        shard = shards[todo[outcome.index]]
+        done += shard.n_images
+        run.embed_workers = run.pool.n_workers
+        if isinstance(outcome, Done):
+            receipts[todo[outcome.index]] = outcome.result
+            run.record_done(outcome)
+            _count(run, shard, outcome.result)
+        else:
+            set_aside += shard.n_images
+            run.record_set_aside(STAGE, shard.n_images, outcome.reason)
+        run.measure(IMAGES_LEFT, total - done)
+        run.progress.advance(done, limited_by(run.embed_seconds))
+    config_id = embed_config_id(run, model)
+    ordered = [receipts[number] for number in sorted(receipts)]
+    return Embedded(
+        parts=[_part(receipt, config_id, parent.sequence + 1) for receipt in ordered],
+        set_aside=set_aside,
+        norm_error=max((_norm_error(receipt) for receipt in ordered), default=0.0),
+    )
+
+
+def embed_config_id(run: Run, model: Model) -> str:
+    """The digest of what tonight's vectors and rejects are known by, but for the images."""
+    limits = DecodeLimits(**run.config.decode.model_dump())
+    return config_digest(model.model_id, limits, run.config.embed.provider)
+
+
+def _settings(run: Run, model: Model) -> EmbedSettings:
+    config = run.config.embed
+    return EmbedSettings(
+        store_uri=run.config.store,
+        source=run.source_spec,
+        model_id=model.model_id,
+        cache=run.cache,
+        provider=config.provider,
+        limits=DecodeLimits(**run.config.decode.model_dump()),
+        threads=config.threads or 1,
+        batch_size=config.batch_size,
+        fetch_ahead_bytes=fetch_ahead_bytes(config.memory_budget),
+    )
+
+
+def _with_receipts(
+    run: Run, shards: Sequence[ImageShard], settings: EmbedSettings
+) -> tuple[list[ImageShard], dict[int, Receipt]]:
+    """The shards as they are to be done, and by their number the receipts of those that are done."""
+    asked, receipts = list(shards), {}
+    for number in range(len(asked)):
+        while (found := read_receipt(run.store, STAGE, _key(asked[number], settings))) is not None:
+            if not _may_pass(found):
+                receipts[number] = found
+                break
+            asked[number] = replace(asked[number], redo=asked[number].redo + 1)
+    return asked, receipts
+
+
+def _count(run: Run, shard: ImageShard, receipt: Receipt) -> None:
+    """Adds a task's images, bytes and seconds to the run's and to the cluster's metrics."""
+    n_bytes, seconds = _n_bytes(shard), receipt.facts.get("seconds", {})
+    run.bytes_read += n_bytes
+    run.measure(BYTES, n_bytes, direction="read")
+    run.measure(WORKERS, run.embed_workers)
+    for outcome, count in {"embedded": receipt.counts["rows"], **_rejected(receipt)}.items():
+        run.add_images(outcome, count)
+        run.measure(IMAGES, count, outcome=outcome)
+    for stage, spent in seconds.items():
+        run.add_embed_seconds(stage, spent)
+        run.measure(STAGE_SECONDS, spent, stage=stage)
+    for place, stage in enumerate(shares(run.embed_seconds)):
+        run.measure(LIMITING, float(place == 0), stage=stage)
+
+
+def _key(shard: ImageShard, settings: EmbedSettings) -> str:
+    return embed_key(shard, settings.model_id, settings.limits, settings.provider)
+
+
+def _may_pass(receipt: Receipt) -> bool:
+    return any(f"{_REJECTED}{reason}" in receipt.counts for reason in SOURCE_REASONS | COSTLY_REASONS)
+
+
+def _part(receipt: Receipt, config_id: str, since: int) -> PartRef:
+    return PartRef(
+        key=receipt.key,
+        config=config_id,
+        rows=receipt.counts["rows"],
+        rejected=_rejected(receipt),
+        embeddings=receipt.files.get(PART),
+        rejects=receipt.files.get(REJECTS),
+        since=since,
+    )
+
+
+def _rejected(receipt: Receipt) -> Mapping[str, int]:
+    """Rejects by reason, from the counts of a receipt."""
+    return {
+        name.removeprefix(_REJECTED): count
+        for name, count in sorted(receipt.counts.items())
+        if name.startswith(_REJECTED)
+    }
+
+
+def _n_bytes(shard: ImageShard) -> int:
+    return pc.sum(shard.table["size_bytes"]).as_py() or 0
+
+
+def _norm_error(receipt: Receipt) -> float:
+    facts = receipt.facts
+    return max(abs(facts["norm_min"] - 1), abs(facts["norm_max"] - 1)) if "norm_min" in facts else 0.0
