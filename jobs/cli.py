@@ -14,8 +14,9 @@ from typing import NoReturn
 
 import typer
 
-from jobs import demo, evaluate, model, plan, reindex_command, rejects, search, snapshots
+from jobs import demo, model, plan, reindex_command, rejects, search, snapshots
 from jobs.bench import command as bench
+from jobs.evaluate import command as evaluate
 from jobs.output import keep_stdout_for_results, print_error
 from jobs.packages import check_packages
 from pipeline.errors import BitsieveError, Terminated, UsageError

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.demo_catalog import CatalogNight, DemoCatalog, write_demo_catalog, write_second_night
-from jobs.evaluate import retrieval_report, write_report
+from jobs.evaluate.retrieval import retrieval_report, write_report
 from jobs.models import BUILTIN
 from jobs.output import print_result, say
 from jobs.progress import TerminalProgress

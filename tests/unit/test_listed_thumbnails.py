@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jobs.evaluate import thumbnails
+from jobs.evaluate.pictures import thumbnails
 from tests.support.nights import Collection, live
 from tests.support.tiny_catalogs import jpeg, write_folder
 

@@ -1,44 +1,26 @@
-"""``bitsieve evaluate``: offline reports about a published snapshot."""
+"""``bitsieve evaluate retrieval``: what a query finds among all images, with exact search."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.evaluate.pictures import thumbnails
+from jobs.evaluate.subject import label_column, labelled_vectors
 from jobs.output import print_result
 from jobs.run import software_versions
-from jobs.search import labels_of
 from jobs.session import open_snapshot
-from pipeline.catalog.listing import rows_at
-from pipeline.catalog.read import read_images
-from pipeline.catalog.source import SourceFormat, SourceSpec
-from pipeline.errors import StorageError, UsageError
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
-from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
 from pipeline.evaluate.report.page import render_html
 from pipeline.evaluate.retrieval import Subject, evaluate_retrieval
-from pipeline.images.decode import ImageRejected
-from pipeline.images.thumbnail import thumbnail_data_uri
-from pipeline.snapshot.manifest import SourceRef
 from pipeline.snapshot.open import OpenSnapshot
-from pipeline.storage.open import open_store
 
-app = typer.Typer(help="Offline evaluation reports.", no_args_is_help=True)
-
-_THUMBNAIL_PX = 112
 _SHOWN = ("success@1", "success@10", "map", "r_precision", "precision@10", "recall@10", "ndcg@10")
 
 
-@app.callback()
-def _evaluate() -> None:
-    """Keeps `retrieval` a verb of its own."""
-
-
-@app.command("retrieval")
-def retrieval_command(
+def command(
     store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
     label: Annotated[str | None, typer.Option(help="Attribute that makes two images relevant.")] = None,
     collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
@@ -66,17 +48,11 @@ def retrieval_report(snapshot: OpenSnapshot, label: str | None) -> EvaluationRep
     Raises:
         UsageError: no label, or nothing that could be found.
     """
-    column = label.removeprefix("@") if label else snapshot.manifest.source.label
-    if column is None:
-        raise UsageError("which attribute makes two images relevant?", fix="pass --label NAME")
-    live, content = snapshot.live, snapshot.content
-    ids = live["image_id"].to_pylist()
-    labels = labels_of(snapshot, ids, column)
-    base = LabelledVectors(x_ND=snapshot.vectors, ids=ids, labels=[labels.get(image_id) for image_id in ids])
+    column, content = label_column(snapshot, label), snapshot.content
     point = content.operating_point()
     found = point.ann_recall.get(10)
     return evaluate_retrieval(
-        base,
+        labelled_vectors(snapshot, column),
         Subject(
             label=column,
             model_id=content.model.id,
@@ -99,46 +75,6 @@ def write_report(snapshot: OpenSnapshot, report: EvaluationReport, output: Path)
     output.write_text(page, encoding="utf-8")
     document = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
     output.with_suffix(".json").write_text(document, encoding="utf-8")
-
-
-def thumbnails(snapshot: OpenSnapshot, ids: Iterable[str]) -> dict[str, str]:
-    """Small pictures of images as data URIs; what is gone from the source or unreadable is left out."""
-    wanted = set(ids)
-    table = snapshot.attributes.select(["image_id", "locator"])
-    pairs = zip(*(table[name].to_pylist() for name in table.schema.names), strict=True)
-    ids_at = {locator: image_id for image_id, locator in pairs if image_id in wanted}
-    spec = source_spec(snapshot.manifest.source)
-    source = open_store(spec.uri)
-    pictures: dict[str, str] = {}
-    try:
-        rows = rows_at(source, spec, snapshot.store, list(ids_at), snapshot.cache)
-        for image in read_images(source, spec, rows, snapshot.cache):
-            if image.reject is None:
-                pictures |= _thumbnail(ids_at[image.locator], image.data)
-    except StorageError:
-        return pictures  # the page shows counted placeholders
-    return pictures
-
-
-def source_spec(source: SourceRef) -> SourceSpec:
-    """How to read the source that a snapshot was made from."""
-    return SourceSpec(
-        uri=source.uri,
-        listing=source.listing,
-        format=SourceFormat(source.format),
-        include=source.include,
-        exclude=source.exclude,
-        id_template=source.id_template,
-        id_column=source.id_column,
-        image_column=source.image_column,
-    )
-
-
-def _thumbnail(image_id: str, data: bytes) -> dict[str, str]:
-    try:
-        return {image_id: thumbnail_data_uri(data, _THUMBNAIL_PX)}
-    except ImageRejected:
-        return {}
 
 
 def _line(name: str, report: EvaluationReport) -> str:

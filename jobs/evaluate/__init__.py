@@ -1,0 +1,1 @@
+"""Offline evaluation reports: one file per report, ``command.py`` names them."""

@@ -1,0 +1,9 @@
+"""``bitsieve evaluate``: offline reports about a published snapshot."""
+
+import typer
+
+from jobs.evaluate import retrieval, verification
+
+app = typer.Typer(help="Offline evaluation reports.", no_args_is_help=True)
+app.command("retrieval")(retrieval.command)
+app.command("verification")(verification.command)

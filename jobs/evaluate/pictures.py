@@ -1,0 +1,55 @@
+"""Small pictures of images for a report, read again from the catalog's source."""
+
+from collections.abc import Iterable
+
+from pipeline.catalog.listing import rows_at
+from pipeline.catalog.read import read_images
+from pipeline.catalog.source import SourceFormat, SourceSpec
+from pipeline.errors import StorageError
+from pipeline.images.decode import ImageRejected
+from pipeline.images.thumbnail import thumbnail_data_uri
+from pipeline.snapshot.manifest import SourceRef
+from pipeline.snapshot.open import OpenSnapshot
+from pipeline.storage.open import open_store
+
+_THUMBNAIL_PX = 112
+
+
+def thumbnails(snapshot: OpenSnapshot, ids: Iterable[str]) -> dict[str, str]:
+    """Small pictures of images as data URIs; what is gone from the source or unreadable is left out."""
+    wanted = set(ids)
+    table = snapshot.attributes.select(["image_id", "locator"])
+    pairs = zip(*(table[name].to_pylist() for name in table.schema.names), strict=True)
+    ids_at = {locator: image_id for image_id, locator in pairs if image_id in wanted}
+    spec = source_spec(snapshot.manifest.source)
+    source = open_store(spec.uri)
+    pictures: dict[str, str] = {}
+    try:
+        rows = rows_at(source, spec, snapshot.store, list(ids_at), snapshot.cache)
+        for image in read_images(source, spec, rows, snapshot.cache):
+            if image.reject is None:
+                pictures |= _thumbnail(ids_at[image.locator], image.data)
+    except StorageError:
+        return pictures  # the page shows counted placeholders
+    return pictures
+
+
+def source_spec(source: SourceRef) -> SourceSpec:
+    """How to read the source that a snapshot was made from."""
+    return SourceSpec(
+        uri=source.uri,
+        listing=source.listing,
+        format=SourceFormat(source.format),
+        include=source.include,
+        exclude=source.exclude,
+        id_template=source.id_template,
+        id_column=source.id_column,
+        image_column=source.image_column,
+    )
+
+
+def _thumbnail(image_id: str, data: bytes) -> dict[str, str]:
+    try:
+        return {image_id: thumbnail_data_uri(data, _THUMBNAIL_PX)}
+    except ImageRejected:
+        return {}

@@ -1,0 +1,109 @@
+"""``bitsieve evaluate verification``: is the distance a good judge of same and different?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.evaluate.subject import label_column, labelled_vectors
+from jobs.output import print_result
+from jobs.run import software_versions
+from jobs.session import open_snapshot
+from pipeline.errors import UsageError
+from pipeline.evaluate.error_curve import ValAtFar
+from pipeline.evaluate.pairs_file import DEFAULT_ID_TEMPLATE, read_pairs
+from pipeline.evaluate.verification import (
+    FARS,
+    Options,
+    Subject,
+    Thresholds,
+    VerificationReport,
+    verify_all_pairs,
+    verify_pairs,
+)
+from pipeline.snapshot.open import OpenSnapshot
+
+
+def command(
+    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    pairs: Annotated[Path | None, typer.Option(help="List of pairs in LFW's format; all if absent.")] = None,
+    id_template: Annotated[
+        str, typer.Option(help="How a name and a number of the list make an id.")
+    ] = DEFAULT_ID_TEMPLATE,
+    label: Annotated[str | None, typer.Option(help="Attribute that says who is the same.")] = None,
+    far: Annotated[list[float] | None, typer.Option(help="False accept rate; may be repeated.")] = None,
+    thresholds: Annotated[Thresholds, typer.Option(help="Thresholds tried for the accuracy.")] = "facenet",
+    few_different: Annotated[
+        bool, typer.Option("--few-different", help="Show VAL also where 10 different pairs decide it.")
+    ] = False,
+    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Accuracy, ROC and VAL at false accept rates, of a list of pairs or of all pairs of labelled images.
+
+    Example: bitsieve evaluate verification --store index/ --pairs pairsDevTest.txt
+    """
+    options = Options(fars=_checked(far or FARS), thresholds=thresholds, few_different=few_different)
+    snapshot = open_snapshot(store, collection, sequence)
+    report = verification_report(snapshot, pairs, id_template, label, options)
+    print_result(report.to_json(), _in_words(report), as_json=as_json)
+
+
+def verification_report(
+    snapshot: OpenSnapshot, pairs: Path | None, id_template: str, label: str | None, options: Options
+) -> VerificationReport:
+    """Judges the pairs that a file lists, or all pairs of images that carry ``label``.
+
+    Raises:
+        UsageError: the file cannot be read or is not such a list, its ids are not the snapshot's, or there is
+            no label.
+    """
+    subject = Subject(
+        model_id=snapshot.content.model.id,
+        snapshot=snapshot.manifest.sequence,
+        digest=snapshot.manifest.digest,
+        software=software_versions(),
+    )
+    if pairs is None:
+        return verify_all_pairs(labelled_vectors(snapshot, label_column(snapshot, label)), subject, options)
+    listed = read_pairs(_text(pairs), str(pairs), id_template)
+    return verify_pairs(listed, snapshot.live["image_id"].to_pylist(), snapshot.vectors, subject, options)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"cannot read the list of pairs {path}: {exc}") from exc
+
+
+def _checked(fars: "list[float] | tuple[float, ...]") -> tuple[float, ...]:
+    wrong = [far for far in fars if not 0 <= far <= 1]
+    if wrong:
+        raise UsageError(f"a false accept rate is between 0 and 1, got {wrong[0]}")
+    return tuple(fars)
+
+
+def _in_words(report: VerificationReport) -> str:
+    lines = [f"{report.n_pairs:,} pairs: {report.n_same:,} same, {report.n_different:,} different"]
+    if report.n_missing:
+        examples = ", ".join(report.missing_ids[:3])
+        lines.append(f"  left out: {report.n_missing} pairs, no vector of {examples}")
+    if report.accuracy is not None:
+        found = report.accuracy
+        lines.append(
+            f"  accuracy       {found.mean:.4f}  (std {found.std:.4f}, standard error {found.sem:.4f}, "
+            f"{len(found.folds)} folds)"
+        )
+    lines += [f"  auc            {report.auc:.5f}", f"  eer            {report.eer:.4f}"]
+    return "\n".join([*lines, *(_val_line(far, val) for far, val in report.val_at_far.items())])
+
+
+def _val_line(far: str, found: ValAtFar) -> str:
+    if found.val is None or found.low is None or found.high is None:
+        return f"  VAL@FAR={far:<7}not shown: {found.reason}"
+    return (
+        f"  VAL@FAR={far:<7}{found.val:.4f}  (95 % interval {found.low:.4f} to {found.high:.4f}; "
+        f"D < {found.threshold:.4f}, {found.n_false_accepts} false accepts)"
+    )
