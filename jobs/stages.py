@@ -18,7 +18,8 @@ from pipeline.embed.table import read_model_id
 from pipeline.errors import DataCorrupt, WorkerError
 from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
 from pipeline.index.calibration import Calibration
-from pipeline.index.encoder import Encoder, bit_balance, default_bits
+from pipeline.index.balance import bit_balance
+from pipeline.index.encoder import Encoder, default_bits
 from pipeline.index.reduce import (
     ENCODER,
     REDUCE_STAGE,

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataCorrupt
 from pipeline.index.arrays import ByteArray, Float32Array, IntArray, VectorArray
-from pipeline.index.encoder import Encoder, bit_balance, count_ones
+from pipeline.index.balance import bit_balance, count_ones
+from pipeline.index.encoder import Encoder
 from pipeline.index.shard import ROWS_SCHEMA
 
 VectorDtype: TypeAlias = Literal["float32", "float16"]

@@ -1,11 +1,15 @@
 """Turns float vectors into bits whose Hamming distance follows the distance of the vectors.
 
-Two recipes:
+Three recipes:
 
 - ``sign``: bit = 1 where the component is above zero, one bit per dimension. The textbook recipe.
 - ``centred-rotated`` (default): subtract the mean of the fit sample, rotate to any number of bits, then
   bit = 1 where the value is above its threshold. More bits than dimensions come from a stack of independent
   random rotations (a tight frame); fewer come from the first rows of one.
+- ``itq``: the same with a learnt rotation (`itq`), of at most one bit per dimension.
+
+A threshold is zero, or the median of the fit sample. In lists form an encoder also holds the centroids that
+say which list a row belongs to (`lists`).
 
 A bit never depends on block shape, BLAS, threads or machine: rotation and centred vector are multiples of
 2**-24 and 2**-26, so every product and partial sum of the float64 matrix product is exact, in any order.
@@ -23,12 +27,17 @@ import numpy as np
 from pipeline.errors import DataCorrupt, UsageError
 from pipeline.fingerprint import digest, sha256_hex
 from pipeline.index.arrays import ByteArray, Float32Array, FloatArray, VectorArray
+from pipeline.index.itq import fit_itq
+from pipeline.index.lists import fit_centroids
+from pipeline.index.rotation import VECTOR_GRID, on_grid, random_rotation
 
-Recipe: TypeAlias = Literal["sign", "centred-rotated"]
+Recipe: TypeAlias = Literal["sign", "centred-rotated", "itq"]
+Thresholds: TypeAlias = Literal["zero", "median"]
+_RECIPES: dict[str, Recipe] = {"sign": "sign", "centred-rotated": "centred-rotated", "itq": "itq"}
 FORMAT = 2
 _BLOCK_ELEMENTS = 1 << 22  # float64 values of one block of rotated rows: 32 MiB
-_VECTOR_GRID = 2.0**26
-_ROTATION_GRID = 2.0**24
+
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,7 +55,7 @@ class Encoder:
     fit_threshold: str
     """Largest sample key (16 hex digits) of the rows fitted on; empty if there was none."""
     centroids_LD: Float32Array | None = None
-    """Coarse quantiser of the lists form, float32 multiples of 2**-24; None in flat form."""
+    """Coarse quantiser of the lists form, float32 multiples of 2**-11; None in flat form."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -85,6 +94,16 @@ class Encoder:
             codes_NW[block] = np.packbits(bits_NB, axis=1, bitorder="little")
         return codes_NW
 
+    def medians(self, x_ND: VectorArray) -> FloatArray:
+        """The median over ``x_ND`` of what is compared with each threshold, float64 [B]."""
+        medians_B = np.empty(self.bits)
+        step = max(8, _BLOCK_ELEMENTS // max(1, len(x_ND)) // 8 * 8)
+        for start in range(0, self.bits, step):
+            medians_B[start : start + step] = np.median(
+                self._values(x_ND, slice(start, start + step)), axis=0
+            )
+        return medians_B
+
     def to_bytes(self) -> bytes:
         """The encoder as an .npz that plain numpy opens; the same encoder gives the same bytes."""
         buffer = io.BytesIO()
@@ -112,13 +131,18 @@ class Encoder:
             raise DataCorrupt(f"the encoder says its digest is {claimed}, its contents give {encoder.digest}")
         return encoder
 
-    def _values(self, x_ND: VectorArray) -> FloatArray:
+    def _values(self, x_ND: VectorArray, bits: slice = _ALL) -> FloatArray:
         """What is compared with the thresholds, float64 [N, B]."""
         if self.rotation_BD is None:
-            return x_ND.astype(np.float64)
-        centred_ND = _on_grid(x_ND.astype(np.float64), _VECTOR_GRID) - self.mean_D
-        values_NB: FloatArray = centred_ND @ self.rotation_BD.T.astype(np.float64)
+            return x_ND[:, bits].astype(np.float64)
+        centred_ND = on_grid(x_ND.astype(np.float64), VECTOR_GRID) - self.mean_D
+        values_NB: FloatArray = centred_ND @ self.rotation_BD[bits].T.astype(np.float64)
         return values_NB
+
+
+def choose_bits(d: int, recipe: Recipe) -> int:
+    """The bits to fit where nobody asked: those of `default_bits`, or d where the recipe ends there."""
+    return {"sign": d, "itq": d // 8 * 8, "centred-rotated": default_bits(d)}[recipe]
 
 
 def default_bits(d: int) -> int:
@@ -137,24 +161,38 @@ def fit_encoder(
     bits: int | None = None,
     seed: int = 0,
     recipe: Recipe = "centred-rotated",
+    thresholds: Thresholds = "zero",
+    n_lists: int | None = None,
     fit_threshold: str = "",
 ) -> Encoder:
-    """Fits an encoder on the sample ``x_ND`` (unit rows; order does not matter beyond float64 rounding).
+    """Fits an encoder on the sample ``x_ND`` (unit rows in seeded order).
 
-    An empty sample of shape (0, d) is allowed: nothing is subtracted then.
+    An empty sample of shape (0, d) is allowed: nothing is subtracted then, thresholds are zero, and there is
+    one list.
+
+    Args:
+        x_ND: the sample.
+        bits: of a code; None for what the dimension asks for.
+        seed: of the rotation.
+        recipe: how bits are made.
+        thresholds: zero, or the median over the sample.
+        n_lists: of the lists form, fewer where the sample has fewer distinct rows; None for the flat form.
+        fit_threshold: largest sample key of the rows of ``x_ND``.
 
     Raises:
-        UsageError: ``bits`` is not a positive multiple of 8, or differs from d for the sign recipe.
+        UsageError: ``bits`` is not a positive multiple of 8, differs from d for the sign recipe, or exceeds d
+            for itq.
     """
     d = x_ND.shape[1]
-    if recipe == "sign":
-        bits = d if bits is None else bits
-        mean_D, rotation_BD = np.zeros(d), None
-    else:
-        bits = default_bits(d) if bits is None else bits
-        mean_D = _on_grid(x_ND.mean(axis=0, dtype=np.float64), _VECTOR_GRID) if len(x_ND) else np.zeros(d)
+    bits = choose_bits(d, recipe) if bits is None else bits
+    mean_D, rotation_BD = np.zeros(d), None
+    if recipe != "sign" and len(x_ND):
+        mean_D = on_grid(x_ND.mean(axis=0, dtype=np.float64), VECTOR_GRID)
+    if recipe == "centred-rotated":
         rotation_BD = random_rotation(bits, d, seed)
-    return Encoder(
+    elif recipe == "itq":
+        rotation_BD = fit_itq(x_ND - mean_D, bits, seed)
+    encoder = Encoder(
         d=d,
         bits=bits,
         recipe=recipe,
@@ -163,50 +201,19 @@ def fit_encoder(
         thresholds_B=np.zeros(max(bits, 0)),
         seed=seed,
         fit_threshold=fit_threshold,
+        centroids_LD=None if n_lists is None else _centroids(x_ND, n_lists),
     )
+    if thresholds == "median" and len(x_ND):
+        encoder = dataclasses.replace(encoder, thresholds_B=encoder.medians(x_ND))
+    return encoder
 
 
-def random_rotation(bits: int, d: int, seed: int) -> Float32Array:
-    """``bits`` unit rows of d dimensions in random orthonormal blocks of d rows; float32 [bits, d].
-
-    Each block is the Q of a seeded Gaussian matrix, its signs fixed so that it is uniform over rotations.
-    """
-    generator = np.random.default_rng(seed)
-    blocks = []
-    for _ in range(max(1, -(-bits // d))):
-        q_DD, r_DD = np.linalg.qr(generator.standard_normal((d, d)))
-        blocks.append(q_DD * np.where(np.diag(r_DD) < 0, -1.0, 1.0))
-    return _on_grid(np.concatenate(blocks)[: max(bits, 0)], _ROTATION_GRID).astype(np.float32)
-
-
-def effective_dimension(x_ND: VectorArray) -> float:
-    """Participation ratio of the covariance spectrum: how many dimensions the rows really fill, 1 to d.
-
-    (sum of eigenvalues)**2 / sum of their squares, without an eigenvalue; 0 where all rows are equal.
-    """
+def _centroids(x_ND: VectorArray, n_lists: int) -> Float32Array:
+    if n_lists < 1:
+        raise UsageError(f"the lists form needs at least 1 list, got {n_lists}")
     if len(x_ND) == 0:
-        return 0.0
-    centred_ND = x_ND.astype(np.float64) - x_ND.mean(axis=0, dtype=np.float64)
-    covariance_DD = centred_ND.T @ centred_ND / len(x_ND)
-    total, squares = float(np.trace(covariance_DD)), float(np.sum(covariance_DD**2))
-    return total**2 / squares if total > 1e-12 else 0.0
-
-
-def count_ones(codes_NW: ByteArray) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """How many codes have each bit set, int64 [B]; adds over blocks and index shards."""
-    ones_B = np.zeros(codes_NW.shape[1] * 8, dtype=np.int64)
-    for block in _blocks(len(codes_NW), codes_NW.shape[1] * 8):
-        ones_B += np.unpackbits(codes_NW[block], axis=1, bitorder="little").sum(axis=0, dtype=np.int64)
-    return ones_B
-
-
-def bit_balance(ones_B: "np.ndarray[tuple[int], np.dtype[np.int64]]", n: int) -> float:
-    """Mean over bits of |share of ones - 1/2|: 0 is perfect, .5 means that no bit says anything."""
-    return float(np.mean(np.abs(ones_B / n - 0.5))) if n else 0.0
-
-
-def _on_grid(values: FloatArray, grid: float) -> FloatArray:
-    return np.rint(values * grid) / grid
+        return np.zeros((1, x_ND.shape[1]), dtype=np.float32)
+    return fit_centroids(x_ND, n_lists)
 
 
 def _blocks(n: int, width: int) -> Iterator[slice]:
@@ -227,7 +234,7 @@ def _read(archive: Any) -> Encoder:
     return Encoder(
         d=int(archive["d"]),
         bits=int(archive["bits"]),
-        recipe="sign" if str(archive["recipe"]) == "sign" else "centred-rotated",
+        recipe=_RECIPES[str(archive["recipe"])],
         mean_D=archive["mean_D"],
         rotation_BD=archive.get("rotation_BD"),
         thresholds_B=archive["thresholds_B"],

@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.index.arrays import Float32Array
 from pipeline.index.calibrate import calibrate
-from pipeline.index.encoder import Recipe, effective_dimension, fit_encoder
+from pipeline.index.balance import effective_dimension
+from pipeline.index.encoder import Recipe, fit_encoder
 from pipeline.index.order import places_of
 from pipeline.index.recall import QuerySet, recall_at, sieve_ranks
 from pipeline.index.sample import fit_sample, seeded_order

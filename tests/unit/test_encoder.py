@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataCorrupt, UsageError
-from pipeline.index.encoder import (
-    Encoder,
-    bit_balance,
-    count_ones,
-    default_bits,
-    effective_dimension,
-    fit_encoder,
-    random_rotation,
-)
+from pipeline.index.balance import Drift, bit_balance, count_ones, effective_dimension, mean_shift
+from pipeline.index.encoder import Encoder, Recipe, choose_bits, default_bits, fit_encoder
+from pipeline.index.rotation import random_rotation
 from tests.support.index_shards import unit_rows
 
 
@@ -154,3 +148,50 @@ def test_effective_dimension_counts_the_dimensions_that_vary() -> None:
     assert effective_dimension(x_ND) == pytest.approx(7, rel=0.02)
     assert effective_dimension(np.ones((5, 3))) == 0.0
     assert effective_dimension(np.empty((0, 3))) == 0.0
+
+
+def test_median_thresholds_halve_the_fit_sample_on_every_bit() -> None:
+    x_ND = np.abs(unit_rows(400, 48, seed=2))  # skewed: zero after centring is not the median
+    ones_B = count_ones(fit_encoder(x_ND, bits=128, thresholds="median").encode(x_ND))
+    assert (np.abs(ones_B - 200) <= 1).all()
+    assert bit_balance(count_ones(fit_encoder(x_ND, bits=128).encode(x_ND)), 400) > 0.01
+
+
+def test_itq_loses_less_than_a_random_rotation_when_only_signs_stay() -> None:
+    x_ND = unit_rows(600, 32, seed=3, n_clusters=12)
+    found = {}
+    for recipe in ("centred-rotated", "itq"):
+        encoder = fit_encoder(x_ND, bits=32, recipe=recipe)
+        assert encoder.rotation_BD is not None
+        value_NB = (x_ND - encoder.mean_D) @ encoder.rotation_BD.T
+        found[recipe] = ((np.sign(value_NB) / 32**0.5 - value_NB) ** 2).sum()  # the paper's objective
+        np.testing.assert_allclose(encoder.rotation_BD @ encoder.rotation_BD.T, np.eye(32), atol=1e-5)
+    assert found["itq"] < 0.95 * found["centred-rotated"]
+
+
+def test_itq_refuses_more_bits_than_dimensions() -> None:
+    with pytest.raises(UsageError, match="at most 32 bits, got 64"):
+        fit_encoder(unit_rows(50, 32, seed=0), bits=64, recipe="itq")
+    assert [choose_bits(100, recipe) for recipe in ("sign", "itq", "centred-rotated")] == [100, 96, 512]
+
+
+@pytest.mark.parametrize("recipe", ["centred-rotated", "itq", "sign"])
+def test_encoder_with_medians_and_lists_survives_its_file(recipe: Recipe) -> None:
+    x_ND = unit_rows(200, 48, seed=1)
+    encoder = fit_encoder(x_ND, bits=48, recipe=recipe, thresholds="median", n_lists=4)
+    again = Encoder.from_bytes(encoder.to_bytes())
+    assert (again.digest, again.n_lists) == (encoder.digest, 4)
+    assert (again.encode(x_ND) == encoder.encode(x_ND)).all()
+    assert encoder.digest == fit_encoder(x_ND, bits=48, recipe=recipe, thresholds="median", n_lists=4).digest
+
+
+def test_rows_of_another_mean_are_drift_and_those_of_the_sample_are_not() -> None:
+    x_ND = unit_rows(2_000, 48, seed=1)
+    mean_D = fit_encoder(x_ND, bits=64).mean_D
+    moved_ND = x_ND + 0.05
+    moved_ND /= np.linalg.norm(moved_ND, axis=1, keepdims=True)
+    same, moved = (mean_shift(y.sum(axis=0), len(y), mean_D) for y in (x_ND, moved_ND))
+    assert same < 1e-6
+    assert moved == pytest.approx(0.3, abs=0.05)  # about .05 * sqrt(48) before normalising
+    assert Drift(mean_shift=same, bit_imbalance=0.01, list_imbalance=1.5).advice == ""
+    assert "moved by 0.3" in Drift(mean_shift=0.3, bit_imbalance=0.01, list_imbalance=1.5).advice
