@@ -7,11 +7,12 @@ from functools import partial
 import pyarrow.compute as pc
 
 from jobs.limits import limited_by, shares
-from jobs.run import Run, fetch_ahead_bytes
+from jobs.run import Run, worker_memory_bytes
 from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, STAGE_SECONDS, WORKERS
 from pipeline.cluster.pool import Done
-from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, config_digest, embed_key
+from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, embed_key
+from pipeline.fingerprint import digest
 from pipeline.images.decode import DecodeLimits
 from pipeline.model.file import Model
 from pipeline.snapshot.evolve import Parent
@@ -49,7 +50,7 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
         shards=len(shards),
         with_receipt=len(receipts),
         images=done,
-        fetch_ahead_bytes=settings.fetch_ahead_bytes,
+        memory_budget_bytes=settings.memory_budget_bytes,
     )
     run.progress.stage("embed", total, "images")
     run.progress.advance(done)
@@ -78,8 +79,7 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
 
 def embed_config_id(run: Run, model: Model) -> str:
     """The digest of what tonight's vectors and rejects are known by, but for the images."""
-    limits = DecodeLimits(**run.config.decode.model_dump())
-    return config_digest(model.model_id, limits, run.config.embed.provider)
+    return digest(_settings(run, model).config)
 
 
 def _settings(run: Run, model: Model) -> EmbedSettings:
@@ -90,10 +90,11 @@ def _settings(run: Run, model: Model) -> EmbedSettings:
         model_id=model.model_id,
         cache=run.cache,
         provider=config.provider,
+        dtype=config.dtype,
         limits=DecodeLimits(**run.config.decode.model_dump()),
         threads=config.threads or 1,
         batch_size=config.batch_size,
-        fetch_ahead_bytes=fetch_ahead_bytes(config.memory_budget),
+        memory_budget_bytes=worker_memory_bytes(config.memory_budget),
     )
 
 
@@ -103,7 +104,7 @@ def _with_receipts(
     """The shards as they are to be done, and by their number the receipts of those that are done."""
     asked, receipts = list(shards), {}
     for number in range(len(asked)):
-        while (found := read_receipt(run.store, STAGE, _key(asked[number], settings))) is not None:
+        while (found := read_receipt(run.store, STAGE, embed_key(asked[number], settings))) is not None:
             if not _may_pass(found):
                 receipts[number] = found
                 break
@@ -125,10 +126,6 @@ def _count(run: Run, shard: ImageShard, receipt: Receipt) -> None:
         run.measure(STAGE_SECONDS, spent, stage=stage)
     for place, stage in enumerate(shares(run.embed_seconds)):
         run.measure(LIMITING, float(place == 0), stage=stage)
-
-
-def _key(shard: ImageShard, settings: EmbedSettings) -> str:
-    return embed_key(shard, settings.model_id, settings.limits, settings.provider)
 
 
 def _may_pass(receipt: Receipt) -> bool:

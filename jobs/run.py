@@ -108,11 +108,11 @@ class Run:
             yield
 
 
-def fetch_ahead_bytes(memory_budget: int | None) -> int:
-    """The bytes of images that may wait in an actor: the budget, else 1/32 of the memory, 16 to 256 MiB."""
+def worker_memory_bytes(memory_budget: int | None) -> int:
+    """What a worker may hold beside its model: the budget, else 1/8 of its core's share, 64 to 256 MiB."""
     if memory_budget is not None:
         return memory_budget
-    return min(256 << 20, max(16 << 20, memory_bytes() // 32))
+    return min(256 << 20, max(64 << 20, memory_bytes() // (8 * (os.cpu_count() or 1))))
 
 
 def memory_bytes() -> int:

@@ -48,26 +48,69 @@ def ahead(items: Iterable[T], size_bytes: Callable[[T], int], budget_bytes: int)
         thread.join()
 
 
-def mapped(items: Iterable[T], work: Callable[[T], U], threads: int, waiting: int) -> Iterator[U]:
-    """``work`` over ``items`` on ``threads`` threads, in order, at most ``waiting`` results ahead.
+def mapped(
+    items: Iterable[T],
+    work: Callable[[T], U],
+    *,
+    threads: int,
+    waiting: int,
+    size_bytes: Callable[[T], int],
+    budget_bytes: int,
+) -> Iterator[U]:
+    """``work`` over ``items`` on ``threads`` threads, in order.
 
+    At most ``waiting`` results are ahead, and those were made from at most ``budget_bytes`` (one always may).
     One thread or none works in the caller's thread: with one core there is nothing to overlap.
     """
     if threads <= 1:
         yield from map(work, items)
         return
-    pending: deque[Future[U]] = deque()
+    pending: deque[tuple[Future[U], int]] = deque()
+    held_bytes = 0
     with ThreadPoolExecutor(threads, "decode") as pool:
         try:
             for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > waiting:
-                    yield pending.popleft().result()
+                size = size_bytes(item)
+                while pending and (len(pending) > waiting or held_bytes + size > budget_bytes):
+                    future, done_bytes = pending.popleft()
+                    yield future.result()
+                    held_bytes -= done_bytes
+                pending.append((pool.submit(work, item), size))
+                held_bytes += size
             while pending:
-                yield pending.popleft().result()
+                yield pending.popleft()[0].result()
         finally:
-            for future in pending:
+            for future, _ in pending:
                 future.cancel()
+
+
+class Room:
+    """Bytes that several threads share: whoever finds none left waits, unless nobody holds any."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+        self._held_bytes = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def guest(self) -> Iterator[Callable[[int], None]]:
+        """Gives a function that takes bytes, once, waiting for them; at the end they are given back."""
+        taken: list[int] = []
+
+        def take(n_bytes: int) -> None:
+            with self._changed:
+                while self._held_bytes and self._held_bytes + n_bytes > self._n_bytes:
+                    self._changed.wait()
+                self._held_bytes += n_bytes
+            taken.append(n_bytes)
+
+        try:
+            yield take
+        finally:
+            if taken:
+                with self._changed:
+                    self._held_bytes -= sum(taken)
+                    self._changed.notify_all()
 
 
 class _Buffer(Generic[T]):

@@ -1,12 +1,15 @@
 """The embedding table: one Parquet part per image shard, one row per image, and its rejects beside it.
 
 Parts are plain Parquet (docs/data-formats.md): pandas, Polars, DuckDB and Spark read them without our code.
-The bytes of a part depend on its rows only, not on who wrote it or when.
+The bytes of a part depend on its rows only, not on who wrote it, when, or with how much memory: rows are
+written in row groups whose length follows from the vectors' dimension.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.values import Reject
+
+VectorDtype = Literal["float32", "float16"]
+
+_GROUP_BYTES = 4 << 20
+_GROUP_ROWS = 10_000
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -40,8 +48,9 @@ class EmbeddedImage:
     height_px: int
 
 
-def part_schema(dim: int) -> pa.Schema:
+def part_schema(dim: int, dtype: VectorDtype = "float32") -> pa.Schema:
     """The schema of an embedding part with vectors of ``dim`` components."""
+    component = pa.field("item", pa.float32() if dtype == "float32" else pa.float16(), nullable=False)
     return pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False),
@@ -50,56 +59,73 @@ def part_schema(dim: int) -> pa.Schema:
             pa.field("locator", pa.string(), nullable=False),
             pa.field("width", pa.int32(), nullable=False),  # pixels, after EXIF orientation
             pa.field("height", pa.int32(), nullable=False),
-            pa.field(
-                "embedding", pa.list_(pa.field("item", pa.float32(), nullable=False), dim), nullable=False
-            ),
+            pa.field("embedding", pa.list_(component, dim), nullable=False),
         ]
     )
 
 
-def part_bytes(
-    images: Sequence[EmbeddedImage], vectors_ND: npt.NDArray[np.float32], metadata: dict[str, str]
-) -> bytes:
-    """A part as Parquet bytes.
+class PartWriter:
+    """Writes a part row by row to ``sink``; holds one row group at most."""
 
-    Args:
-        images: N rows in plan order.
-        vectors_ND: their unit vectors, float32.
-        metadata: file metadata, keys ``bitsieve.…``.
-    """
-    n_rows, dim = vectors_ND.shape
-    if n_rows != len(images):
-        raise ValueError(f"expected a vector for each of {len(images)} images, got {n_rows}")
-    schema = part_schema(dim)
-    values = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1), type=pa.float32())
-    columns = [
-        pa.array([image.image_id for image in images], type=pa.string()),
-        pa.array([image.version for image in images], type=pa.string()),
-        pa.array([image.content_digest for image in images], type=pa.string()),
-        pa.array([image.locator for image in images], type=pa.string()),
-        pa.array([image.width_px for image in images], type=pa.int32()),
-        pa.array([image.height_px for image in images], type=pa.int32()),
-        pa.FixedSizeListArray.from_arrays(values, type=schema.field("embedding").type),
-    ]
-    table = pa.table(columns, schema=schema.with_metadata(dict(sorted(metadata.items()))))
-    return _parquet(table)
+    def __init__(
+        self, sink: IO[bytes], dim: int, metadata: dict[str, str], dtype: VectorDtype = "float32"
+    ) -> None:
+        schema = part_schema(dim, dtype).with_metadata(dict(sorted(metadata.items())))
+        group_rows = _GROUP_BYTES // (dim * np.dtype(dtype).itemsize)
+        self._groups = _RowGroups(sink, schema, max(1, min(_GROUP_ROWS, group_rows)))
+
+    def add(self, image: EmbeddedImage, vector_D: npt.NDArray[np.floating[Any]]) -> None:
+        """Appends one image and its unit vector."""
+        self._groups.add(
+            (
+                image.image_id,
+                image.version,
+                image.content_digest,
+                image.locator,
+                image.width_px,
+                image.height_px,
+                vector_D,
+            )
+        )
+
+    def close(self) -> None:
+        """Writes what is held, and the end of the file."""
+        self._groups.close()
+
+
+class RejectsWriter:
+    """Writes rejects one by one to ``sink``; holds one row group at most."""
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._groups = _RowGroups(sink, REJECTS_SCHEMA, _GROUP_ROWS)
+
+    def add(self, reject: Reject) -> None:
+        """Appends one reject."""
+        self._groups.add(
+            (
+                reject.image_id,
+                reject.version,
+                reject.reason.value,
+                reject.detail,
+                reject.locator,
+                reject.content_digest,
+                reject.size_bytes,
+            )
+        )
+
+    def close(self) -> None:
+        """Writes what is held, and the end of the file."""
+        self._groups.close()
 
 
 def rejects_bytes(rejects: Sequence[Reject]) -> bytes:
     """The rejects of a task as Parquet bytes, in plan order."""
-    rows = [
-        {
-            "image_id": reject.image_id,
-            "version": reject.version,
-            "reason": reject.reason.value,
-            "detail": reject.detail,
-            "locator": reject.locator,
-            "content_digest": reject.content_digest,
-            "size_bytes": reject.size_bytes,
-        }
-        for reject in rejects
-    ]
-    return _parquet(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA))
+    buffer = io.BytesIO()
+    writer = RejectsWriter(buffer)
+    for reject in rejects:
+        writer.add(reject)
+    writer.close()
+    return buffer.getvalue()
 
 
 def read_vectors(path: Path) -> npt.NDArray[np.float32]:
@@ -115,7 +141,37 @@ def read_model_id(path: Path) -> str:
     return str(metadata.get(b"bitsieve.model_id", b"").decode())
 
 
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False, row_group_size=10_000)
-    return bytes(sink.getvalue())
+class _RowGroups:
+    """A Parquet file written in row groups of equal length; byte-stream split is not used: Spark cannot."""
+
+    def __init__(self, sink: IO[bytes], schema: pa.Schema, group_rows: int) -> None:
+        self._schema = schema
+        self._group_rows = group_rows
+        self._rows: list[tuple[Any, ...]] = []
+        self._writer = pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False)
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == self._group_rows:
+            self._write()
+
+    def close(self) -> None:
+        if self._rows:
+            self._write()
+        self._writer.close()
+
+    def _write(self) -> None:
+        columns = [
+            _column(values, field)
+            for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
+        ]
+        self._rows.clear()
+        self._writer.write_table(pa.table(columns, schema=self._schema), self._group_rows)
+
+
+def _column(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    if not pa.types.is_fixed_size_list(field.type):
+        return pa.array(values, type=field.type)
+    dtype = field.type.value_type.to_pandas_dtype()
+    flat = np.concatenate(values, dtype=dtype, casting="same_kind")
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, type=field.type.value_type), type=field.type)

@@ -34,12 +34,16 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Guards one image; each thread may guard one at a time."""
+    def guard(self) -> Iterator[Callable[[], None]]:
+        """Guards one image; each thread may guard one at a time. Gives what starts the time anew."""
         thread = threading.get_ident()
-        self._started_s[thread] = time.monotonic()
+
+        def restart() -> None:
+            self._started_s[thread] = time.monotonic()
+
+        restart()
         try:
-            yield
+            yield restart
         finally:
             del self._started_s[thread]
 

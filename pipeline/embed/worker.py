@@ -16,12 +16,12 @@ import numpy.typing as npt
 from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.catalog.source import SourceSpec
-from pipeline.embed.outcome import Outcome, ShardOutcomes
-from pipeline.embed.overlap import Stopwatch, ahead, mapped
-from pipeline.embed.table import part_bytes, rejects_bytes
+from pipeline.embed.outcome import Outcome, ShardBooks
+from pipeline.embed.overlap import Room, Stopwatch, ahead, mapped
+from pipeline.embed.table import VectorDtype
 from pipeline.embed.watchdog import Watchdog
 from pipeline.errors import DataCorrupt, StorageError, WorkerError
-from pipeline.fingerprint import canonical_json, digest, task_key
+from pipeline.fingerprint import canonical_json, task_key
 from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
 from pipeline.images.isolate import IsolatedLoader
 from pipeline.images.preprocess import LoadedImage, load_pixels
@@ -32,11 +32,14 @@ from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, w
 from pipeline.values import RejectReason
 
 STAGE = "embed"
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 PART = "embeddings"
 REJECTS = "rejects"
 
+_MOST_SETTLED = 1024  # outcomes without a vector that may wait for those before them
+
 _Pixels = npt.NDArray[Any]
+_Prepared = tuple[Outcome, _Pixels | None]
 _Load = Callable[[bytes], LoadedImage]
 
 
@@ -44,7 +47,10 @@ _Load = Callable[[bytes], LoadedImage]
 class EmbedSettings:
     """What an embedding worker has to know; small and picklable.
 
-    ``provider``, ``threads`` and ``batch_size`` say how to compute, not what: they are in no key.
+    ``threads``, ``batch_size`` and ``memory_budget_bytes`` say how to compute, not what: they are in no key.
+    The budget bounds what a worker holds beside the model: a quarter each for images being read, images that
+    wait, pixels being decoded and inputs of the model. One image may always be held, whatever it takes; what
+    is settled is written in row groups of at most 4 MiB of vectors.
     """
 
     store_uri: str
@@ -53,26 +59,26 @@ class EmbedSettings:
     cache: Path
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     provider: Provider = "cpu"
+    dtype: VectorDtype = "float32"
     threads: int = 1
     batch_size: int = 8
-    fetch_ahead_bytes: int = 64 << 20
+    memory_budget_bytes: int = 128 << 20
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The embed config: what, beside the images, decides the bytes of a part."""
+        return {
+            "model_id": self.model_id,
+            "provider": self.provider,
+            "dtype": self.dtype,
+            "limits": asdict(self.limits),
+        }
 
 
-def embed_key(shard: ImageShard, model_id: str, limits: DecodeLimits, provider: Provider) -> str:
+def embed_key(shard: ImageShard, settings: EmbedSettings) -> str:
     """The key of a shard's part: the embed config, and the images with their versions and redo counter."""
-    config = _config(model_id, limits, provider)
-    if shard.redo:
-        config["redo"] = shard.redo
-    return task_key(STAGE, STAGE_VERSION, config, [shard.digest])
-
-
-def config_digest(model_id: str, limits: DecodeLimits, provider: Provider) -> str:
-    """The digest of the embed config: model, precision, provider family, decode limits."""
-    return digest(_config(model_id, limits, provider))
-
-
-def _config(model_id: str, limits: DecodeLimits, provider: Provider) -> dict[str, Any]:
-    return {"model_id": model_id, "provider": provider, "dtype": "float32", "limits": asdict(limits)}
+    redo = {"redo": shard.redo} if shard.redo else {}
+    return task_key(STAGE, STAGE_VERSION, settings.config | redo, [shard.digest])
 
 
 class EmbedWorker:
@@ -94,6 +100,7 @@ class EmbedWorker:
                 fix="delete the object and run again with --model, which puts the right file there",
             )
         self._watchdog = Watchdog(settings.limits.max_seconds)
+        self._decoding = Room(settings.memory_budget_bytes // 4)
 
     def run(self, shard: ImageShard) -> Receipt:
         """Embeds the shard unless it has a receipt, and returns the receipt.
@@ -102,57 +109,73 @@ class EmbedWorker:
             StorageError: source or store failed; nothing was decided about the images.
             WorkerError: rows and rejects do not add up to the shard (a bug, never to be ignored).
         """
-        return self._embed(shard, self._load)
+        return self._embed(shard, self._load, self._settings.threads)
 
     def run_carefully(self, shard: ImageShard) -> Receipt:
         """As ``run``, but every image is decoded in a child that may die: slower, and finds the culprit."""
         with IsolatedLoader(self._model.preprocess, self._settings.limits) as loader:
-            return self._embed(shard, loader.load)
+            return self._embed(shard, loader.load, 1)
 
-    def _embed(self, shard: ImageShard, load: _Load) -> Receipt:
+    def _embed(self, shard: ImageShard, load: _Load, threads: int) -> Receipt:
         settings = self._settings
-        key = embed_key(shard, settings.model_id, settings.limits, settings.provider)
+        key = embed_key(shard, settings)
         done = read_receipt(self._store, STAGE, key)
         if done is not None:
             return done
-        watch, outcomes = Stopwatch(), ShardOutcomes()
-        with watch.measure("wall"):
-            for batch in self._batches(shard, outcomes, load, watch):
+        watch = Stopwatch()
+        with (
+            watch.measure("wall"),
+            ShardBooks(settings.cache, self._model.card.dim, self._metadata(shard), settings.dtype) as books,
+        ):
+            for batch in self._batches(shard, books, load, threads, watch):
                 self._infer(batch, watch)
-            self._check_source(outcomes)
+                with watch.measure("write"):
+                    books.settle([outcome for outcome, _ in batch])
+            self._check_source(shard, books)
             with watch.measure("write"):
-                files, counts, facts = self._write(key, shard, outcomes)
+                files, counts, facts = self._write(key, shard, books)
         facts["seconds"] = {stage: round(spent, 4) for stage, spent in sorted(watch.seconds.items())}
         receipt = Receipt(stage=STAGE, key=key, files=files, counts=counts, facts=facts)
         return write_receipt(self._store, receipt)
 
     def _batches(
-        self, shard: ImageShard, outcomes: ShardOutcomes, load: _Load, watch: Stopwatch
-    ) -> Iterator[list[tuple[Outcome, _Pixels]]]:
-        """Prepared images, several at a time, while the next ones are fetched and decoded."""
+        self, shard: ImageShard, books: ShardBooks, load: _Load, threads: int, watch: Stopwatch
+    ) -> Iterator[list[_Prepared]]:
+        """Images in plan order, prepared if they need the model, while the next are fetched and decoded."""
         settings = self._settings
 
-        def prepare(entry: tuple[FetchedImage, Outcome]) -> tuple[Outcome, _Pixels | None]:
+        def prepare(entry: tuple[FetchedImage, Outcome]) -> _Prepared:
             with watch.measure("decode"):
                 return entry[1], _pixels(*entry, load)
 
         fetched = read_images(self._source, settings.source, shard.table, settings.cache)
-        waiting = ahead(fetched, _held_bytes, settings.fetch_ahead_bytes)
-        entries = ((image, outcomes.add(image)) for image in _timed(waiting, watch))
+        waiting = ahead(fetched, _held_bytes, settings.memory_budget_bytes // 8)
+        entries = ((image, books.open(image)) for image in _timed(waiting, watch))
         wanted = max(settings.batch_size, self._session.preferred_images)
-        batch: list[tuple[Outcome, _Pixels]] = []
-        for outcome, pixels in mapped(entries, prepare, settings.threads, wanted):
-            if pixels is not None:
-                batch.append((outcome, pixels))
-            if len(batch) == wanted:
+        affordable = settings.memory_budget_bytes // 4 // self._model.input_bytes
+        wanted = max(1, min(wanted, affordable // 2))
+        batch: list[_Prepared] = []
+        n_inputs = 0
+        prepared_images = mapped(
+            entries,
+            prepare,
+            threads=threads,
+            waiting=wanted,
+            size_bytes=lambda entry: _held_bytes(entry[0]),
+            budget_bytes=settings.memory_budget_bytes // 8,
+        )
+        for prepared in prepared_images:
+            batch.append(prepared)
+            n_inputs += prepared[1] is not None
+            if n_inputs == wanted or len(batch) >= wanted + _MOST_SETTLED:
                 yield batch
-                batch = []
+                batch, n_inputs = [], 0
         if batch:
             yield batch
 
-    def _check_source(self, outcomes: ShardOutcomes) -> None:
+    def _check_source(self, shard: ImageShard, books: ShardBooks) -> None:
         """A shard of which nothing is there says something of the source, not of its images."""
-        if any(outcome.reject is not RejectReason.SOURCE_MISSING for outcome in outcomes.outcomes):
+        if books.reject_counts.get(RejectReason.SOURCE_MISSING, 0) < shard.n_images:
             return
         if next(self._source.list_objects(), None) is None:
             raise StorageError(
@@ -161,39 +184,43 @@ class EmbedWorker:
             )
 
     def _load(self, data: bytes) -> LoadedImage:
-        with self._watchdog.guard():
-            return load_pixels(data, self._model.preprocess, self._settings.limits)
+        with self._decoding.guest() as take, self._watchdog.guard() as restart:
 
-    def _infer(self, batch: list[tuple[Outcome, _Pixels]], watch: Stopwatch) -> None:
+            def make_room(pixel_bytes: int) -> None:
+                take(pixel_bytes)
+                restart()
+
+            return load_pixels(data, self._model.preprocess, self._settings.limits, make_room)
+
+    def _infer(self, batch: list[_Prepared], watch: Stopwatch) -> None:
+        inputs = [(outcome, pixels) for outcome, pixels in batch if pixels is not None]
+        if not inputs:
+            return
         with watch.measure("infer"):
-            vectors_ND, ok_N = self._session.embed(np.stack([pixels for _, pixels in batch]))
-        for (outcome, _), vector_D, ok in zip(batch, vectors_ND, ok_N, strict=True):
+            vectors_ND, ok_N = self._session.embed(np.stack([pixels for _, pixels in inputs]))
+        for (outcome, _), vector_D, ok in zip(inputs, vectors_ND, ok_N, strict=True):
             outcome.vector_D = vector_D if ok else None
 
     def _write(
-        self, key: str, shard: ImageShard, outcomes: ShardOutcomes
+        self, key: str, shard: ImageShard, books: ShardBooks
     ) -> tuple[dict[str, DataFile], dict[str, int], dict[str, Any]]:
         """Uploads the part and the rejects; their files, counts and facts for the receipt."""
-        rows, vectors, rejects = outcomes.settled()
-        if len(rows) + len(rejects) != shard.n_images:
+        n_rejected = sum(books.reject_counts.values())
+        if books.n_rows + n_rejected != shard.n_images:
             raise WorkerError(
-                f"{shard.n_images} images went in, {len(rows)} rows and {len(rejects)} rejects came out",
+                f"{shard.n_images} images went in, {books.n_rows} rows and {n_rejected} rejects came out",
                 fix="report this as a bug of bitsieve; nothing was written",
             )
+        part, rejects = books.close()
         files: dict[str, DataFile] = {}
-        counts = {"rows": len(rows), "rejected": len(rejects)}
+        counts = {"rows": books.n_rows, "rejected": n_rejected}
+        counts |= {f"rejected.{reason.value}": n for reason, n in sorted(books.reject_counts.items())}
         facts: dict[str, Any] = {}
-        if rows:
-            vectors_ND = np.array(vectors, dtype=np.float32)
-            data = part_bytes(rows, vectors_ND, self._metadata(shard))
-            files[PART] = upload(self._store, "embeddings", key, ".parquet", data)
-            norms = np.linalg.norm(vectors_ND.astype(np.float64), axis=1)
-            facts = {"norm_min": float(norms.min()), "norm_max": float(norms.max())}
-        if rejects:
-            files[REJECTS] = upload(self._store, "rejects", key, ".parquet", rejects_bytes(rejects))
-        for reject in rejects:
-            name = f"rejected.{reject.reason.value}"
-            counts[name] = counts.get(name, 0) + 1
+        if part is not None:
+            files[PART] = upload(self._store, "embeddings", key, ".parquet", part)
+            facts = {"norm_min": books.norm_min, "norm_max": books.norm_max}
+        if rejects is not None:
+            files[REJECTS] = upload(self._store, "rejects", key, ".parquet", rejects)
         return files, counts, facts
 
     def _metadata(self, shard: ImageShard) -> dict[str, str]:
@@ -208,7 +235,7 @@ class EmbedWorker:
 
 def _pixels(image: FetchedImage, outcome: Outcome, load: _Load) -> _Pixels | None:
     """The model's input for the image; None if its outcome is settled without the model."""
-    if outcome.reject is not None or outcome.same_as is not None:
+    if outcome.reject is not None or outcome.is_repeat:
         return None
     try:
         loaded = load(image.data)

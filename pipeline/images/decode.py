@@ -12,6 +12,7 @@ call ``quiet_decoder_warnings`` once.
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_RGB_BYTES = 8  # of a pixel while it is decoded: Pillow keeps RGB in 4, and turning upright makes a copy
+_OTHER_BYTES = 16  # also RGBA, white below it, and the two laid over each other
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _WITH_COLOUR_KEY = frozenset({"1", "L", "P", "RGB"})
+
+MakeRoom = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +88,17 @@ def decode(data: bytes, limits: DecodeLimits) -> Image.Image:
 
 
 def decode_upright(
-    data: bytes, limits: DecodeLimits, *, exif_transpose: bool = True, draft_px: int = 0
+    data: bytes,
+    limits: DecodeLimits,
+    *,
+    exif_transpose: bool = True,
+    draft_px: int = 0,
+    make_room: MakeRoom | None = None,
 ) -> Decoded:
     """As ``decode``, with the sides of the full picture.
+
+    ``make_room``, if given, is called once before pixels are decoded, with at least the bytes they will take;
+    it may wait.
 
     ``draft_px`` > 0 lets the JPEG decoder shrink by 2, 4 or 8 while both sides stay at least that long; other
     formats ignore it. TIFF files are turned upright by their decoder, whatever ``exif_transpose`` says.
@@ -99,7 +112,7 @@ def decode_upright(
         raise ImageRejected(RejectReason.TOO_LARGE, f"{len(data)} bytes, at most {limits.max_bytes} allowed")
     try:
         with Image.open(io.BytesIO(data), formats=ALLOWED) as image:
-            return _load(image, limits, draft_px, exif_transpose=exif_transpose)
+            return _load(image, limits, draft_px, make_room, exif_transpose=exif_transpose)
     except (ImageRejected, MemoryError):
         raise
     except UnidentifiedImageError as exc:
@@ -135,11 +148,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _load(image: Image.Image, limits: DecodeLimits, draft_px: int, *, exif_transpose: bool) -> Decoded:
+def _load(
+    image: Image.Image,
+    limits: DecodeLimits,
+    draft_px: int,
+    make_room: MakeRoom | None,
+    *,
+    exif_transpose: bool,
+) -> Decoded:
     full_px = image.size
     _check_sides(full_px, limits)
     if draft_px:
         image.draft("", (draft_px, draft_px))
+    if make_room is not None:
+        make_room(image.width * image.height * (_RGB_BYTES if image.mode == "RGB" else _OTHER_BYTES))
     image.load()
     orientation = _orientation(image) if exif_transpose else 1
     rgb = to_rgb(image)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.images.decode import DecodeLimits, ImageRejected, decode_upright
+from pipeline.images.decode import DecodeLimits, ImageRejected, MakeRoom, decode_upright
 from pipeline.values import Preprocess, RejectReason
 
 _MAX_RESIZED_PIXELS = 80_000_000  # a 16384 x 1 strip scaled to a short side of 224 would need 2.4 GB
@@ -36,13 +36,19 @@ class LoadedImage:
     height_px: int
 
 
-def load_pixels(data: bytes, spec: Preprocess, limits: DecodeLimits) -> LoadedImage:
+def load_pixels(
+    data: bytes, spec: Preprocess, limits: DecodeLimits, make_room: MakeRoom | None = None
+) -> LoadedImage:
     """Decodes one image and prepares it: C-contiguous [3, H, W] or [H, W, 3] of the card's dtype.
+
+    ``make_room`` is called with the bytes that decoding will take, as soon as the header says them.
 
     Raises:
         ImageRejected: if these bytes are not an image that may be indexed, or cannot take the card's shape.
     """
-    decoded = decode_upright(data, limits, exif_transpose=spec.exif_transpose, draft_px=_draft_px(spec))
+    decoded = decode_upright(
+        data, limits, exif_transpose=spec.exif_transpose, draft_px=_draft_px(spec), make_room=make_room
+    )
     pixels = preprocess(decoded.image, spec)
     return LoadedImage(pixels=pixels, width_px=decoded.width_px, height_px=decoded.height_px)
 

@@ -6,10 +6,12 @@
    another output or other weights give another id; another name, licence, producer or text does not.
 """
 
+import math
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 
+import numpy as np
 import onnx
 
 from pipeline.errors import ModelError
@@ -43,6 +45,17 @@ class Model:
     input_shape: Shape
     static_batch: int | None
     output_name: str
+
+    @property
+    def pixels_shape(self) -> tuple[int, int, int]:
+        """The shape of one prepared image: [3, H, W] or [H, W, 3]."""
+        height, width = self.preprocess.size
+        return (3, height, width) if self.preprocess.layout == "NCHW" else (height, width, 3)
+
+    @property
+    def input_bytes(self) -> int:
+        """What one prepared image takes."""
+        return math.prod(self.pixels_shape) * np.dtype(self.preprocess.dtype).itemsize
 
 
 def read_model(data: bytes, where: str) -> Model:

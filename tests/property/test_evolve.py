@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.catalog.change import diff
 from pipeline.catalog.plan import ImageShard, plan_shards
 from pipeline.catalog.table import Catalog
-from pipeline.embed.table import EmbeddedImage, part_bytes, rejects_bytes
+from pipeline.embed.table import EmbeddedImage, rejects_bytes
 from pipeline.fingerprint import sha256_hex, task_key
 from pipeline.snapshot.evolve import Rows, evolve, load_parent, reasons
 from pipeline.snapshot.manifest import Content, Manifest, PartRef
@@ -24,6 +24,7 @@ from pipeline.storage.local import LocalStore
 from pipeline.storage.receipts import DataFile
 from pipeline.values import Reject, RejectReason
 from tests.support.manifests import content, manifest
+from tests.support.parts import part_bytes
 from tests.support.tiny_catalogs import listing
 
 Listed = dict[str, str]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.catalog.plan import ImageShard, plan_shards
 from pipeline.catalog.source import SourceSpec
-from pipeline.embed.table import part_bytes, part_schema, read_model_id, read_vectors, rejects_bytes
+from pipeline.embed.table import EmbeddedImage, part_schema, read_model_id, read_vectors, rejects_bytes
 from pipeline.embed.worker import PART, REJECTS, EmbedSettings, EmbedWorker, embed_key
 from pipeline.errors import ObjectMissing, StorageError
 from pipeline.images.decode import DecodeLimits
@@ -25,6 +25,7 @@ from pipeline.storage.local import LocalStore
 from pipeline.storage.receipts import Receipt, fetch
 from pipeline.values import Reject, RejectReason
 from tests.support import models
+from tests.support.parts import part_bytes
 from tests.support.tiny_catalogs import GARBAGE, black_jpeg, jpeg, list_of, write_folder, write_tar
 
 BAD = {"empty.jpg": b"", "page.jpg": GARBAGE, "cut.jpg": jpeg(3)[:250], "black.jpg": black_jpeg()}
@@ -144,7 +145,7 @@ def test_worker_batch_size_and_threads_change_no_byte(
     one = Bench(tmp_path, model)
     write_folder(one.source, {f"{n:03d}.jpg": jpeg(n) for n in range(17)} | BAD)
     base = one.embed()
-    other = one.elsewhere("other").embed(batch_size=batch_size, threads=threads, fetch_ahead_bytes=3000)
+    other = one.elsewhere("other").embed(batch_size=batch_size, threads=threads, memory_budget_bytes=3000)
     assert digests(other) == digests(base)
     assert other.key == base.key
     assert other.counts == base.counts
@@ -274,17 +275,51 @@ def test_worker_tar_and_folder_of_the_same_images_give_the_same_vectors(tmp_path
 
 
 def test_embed_key_depends_on_what_is_computed_only(bench: Bench) -> None:
-    shard, limits = bench.shard(), DecodeLimits()
-    base = embed_key(shard, bench.model_id, limits, "cpu")
-    assert embed_key(shard, bench.model_id, limits, "cuda") != base
-    assert embed_key(shard, "other", limits, "cpu") != base
-    assert embed_key(shard, bench.model_id, replace(limits, max_pixels=1), "cpu") != base
-    assert embed_key(bench.shard(), bench.model_id, DecodeLimits(), "cpu") == base
+    shard = bench.shard()
+    base = embed_key(shard, bench.settings())
+    for decisive in (
+        {"provider": "cuda"},
+        {"model_id": "other"},
+        {"dtype": "float16"},
+        {"limits": DecodeLimits(max_pixels=1)},
+    ):
+        assert embed_key(shard, bench.settings(**decisive)) != base
+    free = bench.settings(batch_size=3, threads=4, memory_budget_bytes=1, store_uri="elsewhere")
+    assert embed_key(bench.shard(), free) == base
 
 
-def test_part_bytes_of_another_number_of_vectors_are_refused() -> None:
-    with pytest.raises(ValueError, match="0 images, got 1"):
-        part_bytes([], np.ones((1, 3), dtype=np.float32), {})
+def test_worker_float16_vectors_are_the_float32_ones_rounded(bench: Bench) -> None:
+    whole = read_vectors(fetch(bench.store, bench.embed().files[PART], bench.folder))
+    path = fetch(bench.store, bench.embed(dtype="float16").files[PART], bench.folder)
+    assert pq.read_schema(path).field("embedding").type.value_type == pa.float16()
+    np.testing.assert_array_equal(read_vectors(path), whole.astype(np.float16).astype(np.float32))
+
+
+def test_worker_repeats_of_settled_images_are_read_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, models.pool_model())
+    same = {f"{n:03d}": jpeg(n % 5) for n in range(40)}
+    write_folder(bench.source, same | {"x": GARBAGE, "y": jpeg(77), "z": GARBAGE})
+    receipt = bench.embed(batch_size=1)
+    rows, rejects = bench.rows(receipt), bench.rows(receipt, REJECTS)
+    assert [row["image_id"] for row in rows] == [*same, "y"]
+    for number, row in enumerate(rows[:40]):
+        assert {**row, "image_id": "", "version": "", "locator": ""} == {
+            **rows[number % 5], "image_id": "", "version": "", "locator": "",
+        }  # fmt: skip
+    assert [(row["image_id"], row["reason"]) for row in rejects] == [
+        ("x", "unidentified"),
+        ("z", "unidentified"),
+    ]
+    assert rejects[0]["detail"] == rejects[1]["detail"]
+
+
+def test_part_row_groups_have_a_length_that_the_dimension_decides(tmp_path: Path) -> None:
+    image = EmbeddedImage(image_id="a", version="v", content_digest="c", locator="l", width_px=1, height_px=2)
+    wide_ND = np.random.default_rng(0).normal(size=(40, 1 << 16)).astype(np.float32)
+    file = pq.ParquetFile(io.BytesIO(part_bytes([image] * 40, wide_ND, {})))
+    lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    assert lengths == [16, 16, 8]  # 4 MiB of 65,536 components
+    np.testing.assert_array_equal(np.stack(file.read()["embedding"].to_pylist()), wide_ND)
 
 
 def test_rejects_bytes_keep_every_reason_and_any_text() -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.embed.overlap import Stopwatch, ahead, mapped
+from pipeline.embed.overlap import Room, Stopwatch, ahead, mapped
 from pipeline.embed.watchdog import Watchdog
 
 
@@ -54,7 +54,62 @@ def test_ahead_consumer_stops_early_and_the_thread_ends():
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_mapped_results_come_in_order_for_any_threads(threads):
-    assert list(mapped(range(200), lambda number: number * number, threads, 3)) == [n * n for n in range(200)]
+    results = mapped(
+        range(200),
+        lambda number: number * number,
+        threads=threads,
+        waiting=3,
+        size_bytes=lambda _: 1,
+        budget_bytes=9,
+    )
+    assert list(results) == [n * n for n in range(200)]
+
+
+def test_mapped_holds_no_more_than_its_budget_but_always_one():
+    drawn = []
+
+    def source():
+        for number in range(20):
+            drawn.append(number)
+            yield number
+
+    results = mapped(
+        source(), lambda n: n, threads=2, waiting=9, size_bytes=lambda n: 10 if n else 999, budget_bytes=30
+    )
+    assert next(results) == 0
+    assert drawn == [0, 1]  # the first is larger than the budget: the second found no room beside it
+    assert next(results) == 1
+    assert len(drawn) <= 5
+    assert list(results) == list(range(2, 20))
+
+
+def test_room_guest_waits_until_there_are_bytes_and_one_may_always_enter():
+    room, order = Room(100), []
+    entered = threading.Event()
+
+    def late():
+        with room.guest() as take:
+            entered.set()
+            take(60)
+            order.append("late")
+
+    with room.guest() as take:
+        take(1000)
+        thread = threading.Thread(target=late)
+        thread.start()
+        assert entered.wait(5)
+        thread.join(0.1)
+        order.append("early")
+    thread.join(5)
+    assert order == ["early", "late"]
+
+
+def test_room_takes_nothing_from_a_guest_that_fails_before_it_takes():
+    room = Room(10)
+    with pytest.raises(OSError, match="broken"), room.guest():
+        raise OSError("broken")
+    with room.guest() as take:
+        take(10)
 
 
 def test_mapped_error_reaches_the_consumer():
@@ -64,7 +119,7 @@ def test_mapped_error_reaches_the_consumer():
         return number
 
     with pytest.raises(ValueError, match="five"):
-        list(mapped(range(10), work, 2, 2))
+        list(mapped(range(10), work, threads=2, waiting=2, size_bytes=lambda _: 1, budget_bytes=9))
 
 
 def test_stopwatch_adds_up_over_threads():
@@ -98,3 +153,14 @@ def test_watchdog_block_over_the_limit_bites():
     with watchdog.guard():
         assert bitten.wait(10)
     watchdog.stop()
+
+
+def test_watchdog_waiting_before_a_restart_does_not_count():
+    bitten = threading.Event()
+    watchdog = Watchdog(1.0, bitten.set)
+    with watchdog.guard() as restart:
+        for _ in range(3):
+            bitten.wait(0.6)
+            restart()
+    watchdog.stop()
+    assert not bitten.is_set()

@@ -5,8 +5,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.embed.table import EmbeddedImage, part_bytes, rejects_bytes
+from pipeline.embed.table import EmbeddedImage, rejects_bytes
 from pipeline.values import Reject, RejectReason
+from tests.support.parts import part_bytes
 
 DIM = 8
 
