@@ -60,5 +60,5 @@ $(VENV)/run.stamp: pyproject.toml | $(VENV)/made.stamp
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(VENV)/made.stamp
-	$(PIP) --editable '.[cpu,kernel,test]'
+	$(PIP) --editable '.[cpu,kernel,metrics,test]'
 	touch $@ $(VENV)/run.stamp
