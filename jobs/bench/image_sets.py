@@ -181,7 +181,12 @@ def local_set(name: str, folder: Path, tars: Sequence[Path]) -> ImageSet:
 
 
 def _count(tars: Sequence[Path]) -> int:
-    return sum(list_tar(tar, tar.name)[0].num_rows for tar in tars)
+    return sum(_images_in(tar) for tar in tars)
+
+
+def _images_in(tar: Path) -> int:
+    with tar.open("rb") as file:
+        return int(list_tar(file, tar.stat().st_size, tar.name)[0].num_rows)
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:

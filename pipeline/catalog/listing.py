@@ -2,9 +2,10 @@
 
 1. List the source's objects (keys, sizes, ETags).
 2. For a prefix, every object is an image and its ETag and size are its version.
-3. For tars and Parquet files, walk each file once and hash its images. The result is a listing part with a
-   receipt whose key holds the file's ETag, so that an unchanged file is never read again and a killed run
-   goes on where it was. A file that changed while it was walked gets no receipt.
+3. For tars and Parquet files, walk each file once, by ranges, and hash its images: nothing is downloaded, and
+   memory does not grow with the file. The result is a listing part with a receipt whose key holds the file's
+   ETag, so that an unchanged file is never read again and a killed run goes on where it was. A file that
+   changed while it was walked gets no receipt.
 4. A file that lists the images takes the place of steps 1 to 3 (``from_file``).
 5. Ids seen twice are refused, the first in plan order wins.
 """
@@ -12,12 +13,12 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.catalog.container import container_file
 from pipeline.catalog.from_file import list_from_file
 from pipeline.catalog.ids import CONTAINER_SEPARATOR, original, printable
 from pipeline.catalog.parquet import list_parquet
@@ -32,8 +33,9 @@ from pipeline.catalog.table import (
 )
 from pipeline.catalog.versions import object_version
 from pipeline.catalog.webdataset import check_id_template, list_tar
-from pipeline.errors import StorageBusy
+from pipeline.errors import DataCorrupt, SourceError, StorageBusy
 from pipeline.fingerprint import task_key
+from pipeline.storage.ranged import RangedFile
 from pipeline.storage.receipts import Receipt, fetch, read_receipt, upload, write_receipt
 from pipeline.storage.store import ObjectStat, ObjectStore
 from pipeline.values import RejectReason
@@ -42,6 +44,7 @@ STAGE = "list"
 STAGE_VERSION = 2
 FILE = "listing"
 _THREADS = 4
+_BUDGET_BYTES = 32 << 20  # what each thread holds of its file
 
 Advance = Callable[[int, int], None]  # done, total
 
@@ -140,22 +143,38 @@ def _container(
     receipt = read_receipt(store, STAGE, key)
     if receipt is not None:
         return pq.read_table(fetch(store, receipt.files[FILE], cache), schema=LISTING_SCHEMA), receipt, 0
-    with container_file(source, stat.key, cache) as path:
-        if kind is SourceFormat.WEBDATASET:
-            table, skipped = list_tar(path, stat.key, spec.id_template)
-        else:
-            table, skipped = list_parquet(path, stat.key, spec.id_column, spec.image_column)
+    table, skipped = _walk(source, spec, kind, stat)
+    file = upload(store, "listings", key, ".parquet", _parquet_bytes(table))
+    receipt = Receipt(
+        stage=STAGE, key=key, files={FILE: file}, counts={"rows": table.num_rows, **skipped}, facts={}
+    )
+    return table, write_receipt(store, receipt), stat.size_bytes
+
+
+def _walk(
+    source: ObjectStore, spec: SourceSpec, kind: SourceFormat, stat: ObjectStat
+) -> tuple[pa.Table, dict[str, int]]:
+    """Reads the file once; what is wrong with one that is being written meanwhile is not its fault."""
+    with RangedFile(source, stat.key, stat.size_bytes, _BUDGET_BYTES) as file:
+        try:
+            if kind is SourceFormat.WEBDATASET:
+                walked = list_tar(cast(BinaryIO, file), stat.size_bytes, stat.key, spec.id_template)
+            else:
+                walked = list_parquet(file, stat.key, spec.id_column, spec.image_column)
+        except (SourceError, DataCorrupt):
+            _check_unchanged(source, stat)
+            raise
+    _check_unchanged(source, stat)
+    return walked
+
+
+def _check_unchanged(source: ObjectStore, stat: ObjectStat) -> None:
     now = source.stat(stat.key)
     if now is None or now.etag != stat.etag:
         raise StorageBusy(
             f"{stat.key!r} in {source.uri} changed while it was listed",
             fix="run again when whoever writes the catalog has finished",
         )
-    file = upload(store, "listings", key, ".parquet", _parquet_bytes(table))
-    receipt = Receipt(
-        stage=STAGE, key=key, files={FILE: file}, counts={"rows": table.num_rows, **skipped}, facts={}
-    )
-    return table, write_receipt(store, receipt), stat.size_bytes
 
 
 def _parquet_bytes(table: pa.Table) -> bytes:

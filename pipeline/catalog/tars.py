@@ -5,10 +5,6 @@ is unpacked to disk, and a bomb is stopped (``storage.gunzip``). To reach an ima
 be decompressed, so a large catalog is better kept in plain tars.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.storage.gunzip import GunzipStream
@@ -36,13 +32,9 @@ def without_suffix(key: str) -> str:
     return key[: len(key) - len(suffix)]
 
 
-@contextmanager
-def open_tar(path: Path, key: str) -> Iterator[tuple[BinaryIO, int]]:
-    """The tar's bytes, decompressed if its name says so, and how many there are at most."""
-    with path.open("rb") as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        if is_gzipped(key):
-            with GunzipStream(file, size_bytes, key) as stream:
-                yield cast(BinaryIO, stream), stream.most_bytes
-        else:
-            yield file, size_bytes
+def tar_stream(file: BinaryIO, size_bytes: int, key: str) -> tuple[BinaryIO, int]:
+    """The bytes of the tar in ``file``, decompressed if its name says so, and how many there are at most."""
+    if not is_gzipped(key):
+        return file, size_bytes
+    stream = GunzipStream(file, size_bytes, key)
+    return cast(BinaryIO, stream), stream.most_bytes

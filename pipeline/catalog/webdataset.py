@@ -11,7 +11,6 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from string import Formatter
 from typing import BinaryIO
 
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.catalog.ids import container_locator, printable, sample_name
 from pipeline.catalog.table import MAX_IMAGE_BYTES, ListedImage, ListingBuilder
-from pipeline.catalog.tars import is_inner_tar, open_tar, without_suffix
+from pipeline.catalog.tars import is_inner_tar, tar_stream, without_suffix
 from pipeline.errors import SourceError
 from pipeline.values import RejectReason
 
@@ -47,21 +46,24 @@ class _Sample:
     attributes: dict[str, object] = field(default_factory=dict)
 
 
-def list_tar(path: Path, container: str, id_template: str = "{name}") -> tuple[pa.Table, dict[str, int]]:
+def list_tar(
+    file: BinaryIO, size_bytes: int, container: str, id_template: str = "{name}"
+) -> tuple[pa.Table, dict[str, int]]:
     """The listing of one tar in member order, and counts of what was no image.
 
     Args:
-        path: the tar on this machine.
+        file: the tar; what is not needed of it is sought over.
+        size_bytes: how long the file is.
         container: its key in the source; ``{tar}`` in the template is this key without ``.tar``.
         id_template: how an id is made of ``{name}`` and ``{tar}``.
 
     Raises:
-        SourceError: not a tar, or it ends before its end marker, or not there.
+        SourceError: not a tar, or it ends before its end marker.
     """
     samples: dict[str, _Sample] = {}
-    with open_tar(path, container) as (file, most_bytes):
-        for info in _members(file, most_bytes, container):
-            _take(samples, file, info)
+    stream, most_bytes = tar_stream(file, size_bytes, container)
+    for info in _members(stream, most_bytes, container):
+        _take(samples, stream, info)
     return _table(samples, printable(container), id_template)
 
 

@@ -20,6 +20,8 @@ from pipeline.catalog.parquet import list_parquet
 from pipeline.errors import SourceError
 from pipeline.model.builtin import build_builtin_model
 from pipeline.snapshot.rows import live_rows, refused_rows
+from pipeline.storage.local import LocalStore
+from pipeline.storage.ranged import RangedFile
 from tests.support.nights import Collection
 
 pytestmark = [
@@ -94,6 +96,8 @@ def part_mask(rows):
 
 
 def test_hostile_parquet_files_each_is_refused_with_its_name(shared_data):
-    for path in sorted((shared_data / "hostile" / "parquet").iterdir()):
+    folder = shared_data / "hostile" / "parquet"
+    store = LocalStore(folder)
+    for path in sorted(folder.iterdir()):
         with pytest.raises(SourceError, match=path.name.replace("-", ".")):
-            list_parquet(path, path.name, None, None)
+            list_parquet(RangedFile(store, path.name, path.stat().st_size, 1 << 20), path.name, None, None)
