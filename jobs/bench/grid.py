@@ -58,3 +58,13 @@ def dataloader_grid(cores: int) -> Sequence[Settings]:
         {"workers": max(1, cores - 1), "batch": 8, "threads": cores},
         {"workers": 0, "batch": 64, "threads": cores},
     ]
+
+
+def objects_grid(cores: int) -> dict[str, tuple[Settings, ...]]:
+    """Requests on their way at once, in each process, for bare boto3 and for our own store."""
+    one, spread = (16, 4, 8, 32, 64), (8, 4, 16, 32)
+    return {
+        "boto3, one process": tuple({"processes": 1, "threads": threads} for threads in one),
+        "boto3, a process per core": tuple({"processes": cores, "threads": threads} for threads in spread),
+        "our store, one process": tuple({"processes": 1, "threads": threads} for threads in one),
+    }
