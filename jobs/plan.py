@@ -107,6 +107,7 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
         "deadline": _deadline(fresh.num_rows, cost, deadline_h),
     }
     run.events.record("planned", **result)
+    run.ended = "planned"
     return result
 
 
@@ -114,7 +115,7 @@ def _probe(run: Run, fresh: pa.Table, model_id: str, probe: int) -> EmbedCost:
     chosen = np.sort(np.argsort(seeded_order(fresh["image_id"], 0), kind="stable")[:probe])
     _, data = stored_model(run.store, model_id)
     with EmbeddingSession(data) as session:
-        return measure(run.source, run.source_spec, fresh.take(pa.array(chosen)), session, run.cache)
+        return measure(run.source, run.source_spec, fresh.take(pa.array(chosen)), session)
 
 
 def _requests(run: Run, listed: Listed, n_bytes: int) -> dict[str, int]:

@@ -26,7 +26,7 @@ def thumbnails(snapshot: OpenSnapshot, ids: Iterable[str]) -> dict[str, str]:
     pictures: dict[str, str] = {}
     try:
         rows = rows_at(source, spec, snapshot.store, list(ids_at), snapshot.cache)
-        for image in read_images(source, spec, rows, snapshot.cache):
+        for image in read_images(source, spec, rows):
             if image.reject is None:
                 pictures |= _thumbnail(ids_at[image.locator], image.data)
     except StorageError:

@@ -41,7 +41,6 @@ def read_images(
     source: ObjectStore,
     spec: SourceSpec,
     rows: pa.Table,
-    _cache: object = None,
     *,
     budget_bytes: int = BUDGET_BYTES,
 ) -> Iterator[FetchedImage]:

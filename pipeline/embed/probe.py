@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,14 +33,12 @@ class EmbedCost:
         return 1000 / slowest_ms if slowest_ms else 0.0
 
 
-def measure(
-    source: ObjectStore, spec: SourceSpec, rows: pa.Table, session: EmbeddingSession, cache: Path
-) -> EmbedCost:
+def measure(source: ObjectStore, spec: SourceSpec, rows: pa.Table, session: EmbeddingSession) -> EmbedCost:
     """Fetches, decodes and infers the images of ``rows`` (a listing) one after the other."""
     quiet_decoder_warnings()
     fetch_s = decode_s = infer_s = 0.0
     rejected = 0
-    images = read_images(source, spec, rows, cache)
+    images = read_images(source, spec, rows)
     while True:
         started = time.perf_counter()
         image = next(images, None)

@@ -148,7 +148,8 @@ class EmbedWorker:
             with watch.measure("decode"):
                 return entry[1], _pixels(*entry, load)
 
-        fetched = read_images(self._source, settings.source, shard.table, settings.cache)
+        read_ahead = settings.memory_budget_bytes // 4
+        fetched = read_images(self._source, settings.source, shard.table, budget_bytes=read_ahead)
         waiting = ahead(fetched, _held_bytes, settings.memory_budget_bytes // 8)
         entries = ((image, books.open(image)) for image in _timed(waiting, watch))
         wanted = max(settings.batch_size, self._session.preferred_images)

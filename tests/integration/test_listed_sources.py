@@ -29,8 +29,8 @@ def listed(spec: SourceSpec, work: Path) -> Catalog:
     return list_catalog(open_store(spec.uri), spec, store, work / "cache", lambda done, total: None)
 
 
-def outcomes(spec: SourceSpec, catalog: Catalog, work: Path) -> dict[str, str | None]:
-    images = read_images(open_store(spec.uri), spec, catalog.images(), work / "cache")
+def outcomes(spec: SourceSpec, catalog: Catalog) -> dict[str, str | None]:
+    images = read_images(open_store(spec.uri), spec, catalog.images())
     return {image.image_id: image.reject for image in images}
 
 
@@ -53,7 +53,7 @@ def test_inventory_on_s3_is_read_and_its_images_too(
     assert (spec.uri, spec.format) == (bucket, SourceFormat.INVENTORY)
     catalog = listed(spec, tmp_path)
     assert ids_of(catalog) == ["a b+c.jpg", "gone.jpg", "later.jpg", "ü/d.jpg"]
-    assert outcomes(spec, catalog, tmp_path) == {
+    assert outcomes(spec, catalog) == {
         "a b+c.jpg": None,
         "gone.jpg": "source_missing",
         "later.jpg": "source_changed",
@@ -79,7 +79,7 @@ def test_listing_on_s3_with_etags_needs_no_look_and_without_looks(bucket: str, t
     plain = listed(SourceSpec(uri=f"{bucket}/shop"), tmp_path / "plain")
     assert catalog.images()["version"].to_pylist()[:40] == plain.table["version"].to_pylist()
     assert set(rejects_of(catalog).values()) == {"source_not_allowed"}
-    assert {name for name, reject in outcomes(spec, catalog, tmp_path).items() if reject} == {"nope.jpg"}
+    assert {name for name, reject in outcomes(spec, catalog).items() if reject} == {"nope.jpg"}
 
 
 def test_prefix_that_ends_like_a_listing_stays_a_prefix(bucket: str, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def fetched(folder: Path, work: Path, *, reverse: bool = False) -> list[FetchedI
     rows = catalog.images()
     if reverse:
         rows = rows.take(list(reversed(range(rows.num_rows))))
-    return list(read_images(source, spec, rows, work / "c"))
+    return list(read_images(source, spec, rows))
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "X.TAR.GZ"])
@@ -96,9 +96,9 @@ def test_gzipped_tar_replaced_since_it_was_listed_is_a_change(tmp_path: Path) ->
     rows = list_of(tmp_path / "c", tmp_path / "w").images()
     (tmp_path / "c" / "x.tar.gz").write_bytes(b"\x1f\x8b garbage")
     source, spec = LocalStore(tmp_path / "c"), SourceSpec(uri=str(tmp_path / "c"))
-    assert [image.reject for image in read_images(source, spec, rows, tmp_path)] == ["source_changed"] * 2
+    assert [image.reject for image in read_images(source, spec, rows)] == ["source_changed"] * 2
     (tmp_path / "c" / "x.tar.gz").unlink()
-    assert [image.reject for image in read_images(source, spec, rows, tmp_path)] == ["source_missing"] * 2
+    assert [image.reject for image in read_images(source, spec, rows)] == ["source_missing"] * 2
 
 
 @pytest.mark.parametrize("name", ["in.tar", "in.tgz", "in.tar.zst", "in.jpg"])

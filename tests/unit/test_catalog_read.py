@@ -3,6 +3,7 @@
 import hashlib
 import random
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.catalog.source import SourceSpec
 from pipeline.errors import AccessDenied, StorageError
 from pipeline.storage.local import LocalStore
+from pipeline.storage.store import ObjectStat
 from tests.support.tiny_catalogs import age, jpeg, list_of, tar_of, write_folder, write_parquet, write_tar
 
 N = 40
@@ -44,8 +46,8 @@ MAKERS = [make_folder, make_tars, make_parquet, make_structs]
 Make = Callable[..., None]
 
 
-def fetch(source: Path, rows: pa.Table, cache: Path) -> list[FetchedImage]:
-    return list(read_images(LocalStore(source), SourceSpec(uri=str(source)), rows, cache))
+def fetch(source: Path, rows: pa.Table) -> list[FetchedImage]:
+    return list(read_images(LocalStore(source), SourceSpec(uri=str(source)), rows))
 
 
 def reasons(images: list[FetchedImage]) -> list[str | None]:
@@ -65,7 +67,7 @@ def test_read_images_gives_the_listed_bytes_in_the_asked_order(
     if order == "some":
         where = sorted(where[:13])
     rows = rows.take(pa.array(where))
-    images = fetch(tmp_path / "src", rows, tmp_path)
+    images = fetch(tmp_path / "src", rows)
     assert [image.image_id for image in images] == rows["image_id"].to_pylist()
     for image in images:
         number = int(image.image_id.rpartition("/")[2][:2])
@@ -81,7 +83,7 @@ def test_read_images_source_that_is_gone_is_source_missing(make: Make, tmp_path:
     make(tmp_path / "src")
     rows = list_of(tmp_path / "src", tmp_path).images()
     (tmp_path / "src").rename(tmp_path / "elsewhere")
-    images = fetch(tmp_path / "src", rows, tmp_path)
+    images = fetch(tmp_path / "src", rows)
     assert reasons(images) == ["source_missing"] * N
     assert {(image.data, image.content_digest) for image in images} == {(b"", "")}
     assert all(image.detail for image in images)
@@ -94,7 +96,7 @@ def test_read_images_other_bytes_are_source_changed(make: Make, tmp_path: Path) 
     make(tmp_path / "src", 1000)
     for path in (tmp_path / "src").rglob("*.*"):
         age(path)
-    assert reasons(fetch(tmp_path / "src", rows, tmp_path)) == ["source_changed"] * N
+    assert reasons(fetch(tmp_path / "src", rows)) == ["source_changed"] * N
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -107,7 +109,7 @@ def test_read_images_one_object_gone_refuses_only_its_rows(make: Make, tmp_path:
     expected = [
         "source_missing" if key in (row["container"], row["locator"]) else None for row in rows.to_pylist()
     ]
-    assert reasons(fetch(tmp_path / "src", rows, tmp_path)) == expected
+    assert reasons(fetch(tmp_path / "src", rows)) == expected
     assert expected.count("source_missing") >= 1
 
 
@@ -121,7 +123,7 @@ def test_read_images_container_damaged_since_is_source_changed(
     path = next((tmp_path / "src").glob("a.*"))
     data = path.read_bytes()
     path.write_bytes({"empty": b"", "garbage": bytes(len(data)), "half": data[: len(data) // 2]}[damage])
-    images = fetch(tmp_path / "src", rows, tmp_path)
+    images = fetch(tmp_path / "src", rows)
     assert len(images) == N
     assert set(reasons(images)) <= {None, "source_changed"}
     for image in images:
@@ -135,7 +137,7 @@ def test_read_images_shorter_tar_still_gives_its_first_images(tmp_path: Path) ->
     with tarfile.open(path) as tar:
         third = tar.getmembers()[2].offset_data
     path.write_bytes(path.read_bytes()[: third + 10])
-    assert reasons(fetch(tmp_path / "src", rows, tmp_path)) == [None, None, "source_changed"]
+    assert reasons(fetch(tmp_path / "src", rows)) == [None, None, "source_changed"]
 
 
 def test_read_images_parquet_of_fewer_or_other_columns_is_source_changed(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_read_images_parquet_of_fewer_or_other_columns_is_source_changed(tmp_pat
     rows = list_of(tmp_path / "src", tmp_path).images()
     write_parquet(tmp_path / "src" / "a.parquet", {"id": ["00"], "image": [jpeg(0)]})
     write_parquet(tmp_path / "src" / "b.parquet", {"id": ["01"], "picture": [jpeg(1)]})
-    images = fetch(tmp_path / "src", rows, tmp_path)
+    images = fetch(tmp_path / "src", rows)
     assert reasons(images) == [None] + ["source_changed"] * (N - 1)
 
 
@@ -160,7 +162,49 @@ def test_read_images_of_any_size_come_whole(
         tmp_path / "src" / "a.tar", [(f"{n}.{kind}", body) for n, body in enumerate(bodies) for kind in ["x"]]
     )
     rows = list_of(tmp_path / "src", tmp_path).images()
-    assert [image.data for image in fetch(tmp_path / "src", rows, tmp_path)] == [body for _, body in members]
+    assert [image.data for image in fetch(tmp_path / "src", rows)] == [body for _, body in members]
+
+
+class MeetingStore(LocalStore):
+    """Reads wait for another read to be under way, and note how many bytes are asked for at once."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._meeting = threading.Barrier(2)
+        self._lock = threading.Lock()
+        self._bytes = self.most_bytes = 0
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        with self._lock:
+            self._bytes += length
+            self.most_bytes = max(self.most_bytes, self._bytes)
+        self._meeting.wait(20)
+        data = super().get_range(key, start, length)
+        with self._lock:
+            self._bytes -= length
+        return data
+
+    def read(self, key: str) -> tuple[ObjectStat, bytes]:
+        self._meeting.wait(20)
+        return super().read(key)
+
+
+@pytest.mark.parametrize("make", [make_folder, make_tars])
+def test_read_images_has_several_requests_under_way(make: Make, tmp_path: Path) -> None:
+    make(tmp_path / "src")
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    images = list(read_images(MeetingStore(tmp_path / "src"), SourceSpec(uri=""), rows))
+    assert reasons(images) == [None] * N
+
+
+def test_read_images_of_a_tar_asks_for_no_more_than_its_budget(tmp_path: Path) -> None:
+    bodies = [random.Random(n).randbytes(100_000) for n in range(20)]
+    write_tar(tmp_path / "src" / "a.tar", [(f"{n:02d}.x", body) for n, body in enumerate(bodies)])
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    store = MeetingStore(tmp_path / "src")
+    images = list(read_images(store, SourceSpec(uri=""), rows, budget_bytes=500_000))
+    assert [image.data for image in images] == bodies
+    assert 200_000 <= store.most_bytes <= 500_000
 
 
 class BrokenStore(LocalStore):
@@ -178,4 +222,4 @@ def test_read_images_store_that_fails_is_an_error_never_a_reject(make: Make, tmp
     make(tmp_path / "src")
     rows = list_of(tmp_path / "src", tmp_path).images()
     with pytest.raises(StorageError):
-        next(read_images(BrokenStore(tmp_path / "src"), SourceSpec(uri=""), rows, tmp_path))
+        next(read_images(BrokenStore(tmp_path / "src"), SourceSpec(uri=""), rows))

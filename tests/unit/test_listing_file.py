@@ -141,7 +141,7 @@ def test_listed_size_that_is_not_the_objects_is_a_change(tmp_path: Path, photos:
 
 def fetched(source: Path, root: Path) -> list[FetchedImage]:
     spec = settled(source, root)
-    return list(read_images(LocalStore(root), spec, listed(source, root).images(), source.parent / "cache"))
+    return list(read_images(LocalStore(root), spec, listed(source, root).images()))
 
 
 def test_listing_with_a_byte_order_mark_and_gzip_is_read(tmp_path: Path, photos: Path) -> None:
