@@ -50,6 +50,22 @@ def test_faces_are_told_apart_as_well_as_by_a_bare_loop(
     assert report["metrics"]["map"]["macro"] == pytest.approx(0.983, abs=0.003)
 
 
+def test_faces_are_verified_by_the_lists_of_view_1_and_by_all_pairs(
+    command: Command, shared_data: Path, faces: tuple[Path, dict[str, Any]]
+) -> None:
+    lists = shared_data / "lfw-lists"
+    listed = command.json(
+        "evaluate", "verification", "--store", faces[0], "--pairs", lists / "pairsDevTest.txt"
+    )
+    assert (listed["n_pairs"], listed["n_missing"]) == (1000, 0)
+    assert listed["accuracy"]["mean"] == pytest.approx(0.992, abs=0.003)
+    assert listed["val_at_far"]["0.001"]["val"] is None  # 500 different pairs cannot say
+    every = command.json("evaluate", "verification", "--store", faces[0])
+    assert every["n_pairs"] == 13233 * 13232 // 2
+    assert every["val_at_far"]["0.001"]["val"] == pytest.approx(0.9966, abs=0.001)
+    assert every["val_at_far"]["0.001"]["low"] < every["val_at_far"]["0.001"]["val"]
+
+
 def test_all_photos_are_indexed_and_the_recall_asked_for_is_met(photos: tuple[Path, dict[str, Any]]) -> None:
     _, said = photos
     assert (said["images"]["listed"], said["images"]["embedded"]) == (2640, 2640)
