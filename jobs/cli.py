@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from jobs import demo, model, plan, reindex_command, rejects, search, snapshots
+from jobs import demo, model, plan, reindex_command, rejects, search, snapshots, status
 from jobs.bench import command as bench
 from jobs.evaluate import command as evaluate
 from jobs.output import keep_stdout_for_results, print_error
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("reindex")(reindex_command.command)
 app.command("plan")(plan.command)
+app.command("status")(status.command)
 app.command("search")(search.command)
 app.command("rejects")(rejects.command)
 app.add_typer(snapshots.app, name="snapshots")

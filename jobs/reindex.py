@@ -203,12 +203,15 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
     run.events.record("judged", digest=digest, gates=[gate.model_dump() for gate in gates])
     if parent is not None and parent.digest == digest and parent.source.reads_like(candidate.source):
         unchanged = candidate.model_copy(update={"sequence": parent.sequence})
+        run.ended = "unchanged"
         return Night(manifest=unchanged, published=False, candidate_key=None)
     if refusing(gates):
+        run.ended = "refused"
         return Night(manifest=candidate, published=False, candidate_key=keep_candidate(run.store, candidate))
     with run.stage("publish"):
         outcome = publish(run.store, candidate)
     run.events.record("published", sequence=outcome.manifest.sequence, ours=outcome.published)
+    run.ended = "published"
     return Night(manifest=outcome.manifest, published=outcome.published, candidate_key=None)
 
 

@@ -13,9 +13,10 @@ from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.cluster.metrics import BYTES, IMAGES, TASKS, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Pool
 from pipeline.config import CatalogConfig
+from pipeline.progress import Progress
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.store import ObjectStore
-from pipeline.telemetry import EventLog, Progress
+from pipeline.telemetry import EventLog
 
 _SOFTWARE = ("bitsieve", "ray", "numpy", "pyarrow", "pillow", "onnxruntime", "faiss-cpu")
 
@@ -25,7 +26,8 @@ class Run:
     """One run of a job.
 
     ``seconds`` is the time of each stage, ``bytes_written`` what its tasks wrote; ``embed_seconds`` and
-    ``images_now`` (by outcome) are what the embedding tasks of this sitting say of themselves.
+    ``images_now`` (by outcome) are what the embedding tasks of this sitting say of themselves; ``ended`` is
+    how the run ended, in a word.
     """
 
     run_id: str
@@ -43,6 +45,7 @@ class Run:
     embed_workers: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    ended: str = ""
 
     def __post_init__(self) -> None:
         """Keeps what was asked for: ``config`` also takes over what the collection has."""

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from jobs.progress import TerminalProgress
@@ -14,6 +16,7 @@ from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.config import COLLECTION_PATTERN, CatalogConfig
 from pipeline.errors import BitsieveError, SourceError, UsageError
+from pipeline.progress import Both, StoredProgress
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot
 from pipeline.storage.open import open_existing_store, open_store
@@ -29,7 +32,7 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
     store = open_store(config.store)
     run_id = new_run_id(utc_now())
     events = EventLog(store, run_id)
-    with TerminalProgress(quiet=quiet) as progress, RayPool(cluster_options(config)) as pool:
+    with TerminalProgress(quiet=quiet) as terminal, RayPool(cluster_options(config)) as pool:
         run = Run(
             run_id=run_id,
             config=config,
@@ -37,20 +40,38 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
             source=open_store(config.read.root or config.source),
             cache=default_cache(os.environ),
             pool=pool,
-            progress=progress,
+            progress=terminal,
             events=events,
         )
+        stored = StoredProgress(store, run_id, partial(_facts, run))
+        run.progress = Both(terminal, stored)
+        how: dict[str, object] = {"ended": "failed"}
         try:
             yield run
+            how = {"ended": run.ended}
         except BaseException as exc:
+            message = str(exc)[:2000]
+            how["error"] = {"kind": getattr(exc, "kind", type(exc).__name__), "message": message}
             if events.begun:
-                events.record("run_failed", error=type(exc).__name__, message=str(exc)[:2000])
+                events.record("run_failed", error=type(exc).__name__, message=message)
             raise
         finally:
             if events.begun:
                 events.record("run_ended", seconds=run.seconds, ray_started=pool.started)
             with contextlib.suppress(BitsieveError):  # never hide how the run itself ended
                 events.flush()
+            stored.end(how)
+
+
+def _facts(run: Run) -> dict[str, object]:
+    """What the stored progress says beside the stage."""
+    return {
+        "collection": run.config.collection,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "images": dict(run.images_now),
+        "workers": run.embed_workers,
+    }
 
 
 def _settled(config: CatalogConfig) -> CatalogConfig:

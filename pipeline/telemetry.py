@@ -1,4 +1,4 @@
-"""Events and progress of a run: what happened, as JSON lines in the store; how far it is, for whoever looks.
+"""Events of a run: what happened, as JSON lines in the store.
 
 Events are facts, not prose. They are kept in memory and written in numbered batches under
 ``runs/<run>/events/``: a batch is an object of its own, so that nothing is rewritten and a killed run leaves
@@ -9,24 +9,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.storage import layout
 from pipeline.storage.store import ObjectStore
 
 _FLUSH_S = 10.0
-
-
-class Progress(Protocol):
-    """Shows a person how far long work is; the terminal's is in ``jobs.progress``."""
-
-    def stage(self, name: str, total: int, unit: str) -> None:
-        """Begins a stage of ``total`` units."""
-        ...
-
-    def advance(self, done: int, note: str = "") -> None:
-        """``done`` units of the present stage are done, in all."""
-        ...
 
 
 class EventLog:

@@ -3,6 +3,8 @@
 LAYOUT_VERSION = 1
 FORMAT = "format.json"
 PROBES = "probe/"
+RUNS = "runs/"
+PROGRESS = "/progress.json"
 
 
 def probe(probe_id: str) -> str:
@@ -62,9 +64,19 @@ def requeue(collection: str, name: str) -> str:
 
 def run_plan(run_id: str) -> str:
     """What a run set out to do, with its resolved configuration."""
-    return f"runs/{run_id}/plan.json"
+    return f"{RUNS}{run_id}/plan.json"
+
+
+def runs_since(instant: str) -> str:
+    """What sorts just before the objects of runs that began at ``instant`` (YYYYMMDDTHHMMSSZ) or later."""
+    return f"{RUNS}{instant}"
+
+
+def run_progress(run_id: str) -> str:
+    """How far a run is; overwritten while it lives."""
+    return f"{RUNS}{run_id}{PROGRESS}"
 
 
 def run_events(run_id: str, number: int) -> str:
     """A batch of a run's events, JSON lines."""
-    return f"runs/{run_id}/events/{number:06d}.jsonl"
+    return f"{RUNS}{run_id}/events/{number:06d}.jsonl"

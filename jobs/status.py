@@ -1,0 +1,124 @@
+"""``bitsieve status``: which runs live and how far they are, how the last one ended, the age of the snapshot.
+
+Everything comes from the store, so it can be asked on any machine that may read it. A run that was killed
+says nothing: its progress object only grows old, and is called silent after a minute.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from jobs.output import print_result
+from jobs.progress import pace_in_words
+from jobs.session import absolute, checked_collection
+from pipeline.snapshot.publish import newest
+from pipeline.storage import layout
+from pipeline.storage.open import open_existing_store
+from pipeline.storage.store import ObjectStat, ObjectStore
+
+_SILENT_AFTER_S = 60.0
+_LOOK_BACK_DAYS = (32, 3660)
+_MOST_RUNS = 20
+
+
+def command(
+    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Live runs and the last one that ended, with progress and time left; the age of the newest snapshot.
+
+    Example: bitsieve status --store index/ --json
+    """
+    result = status(open_existing_store(absolute(store)), checked_collection(collection), time.time())
+    print_result(result, _in_words(result), as_json=as_json)
+
+
+def status(store: ObjectStore, collection: str, now_s: float) -> dict[str, Any]:
+    """The newest snapshot and its age; live and silent runs; the last run that ended.
+
+    ``now_s`` is seconds since 1970; the clock of the machine that asks and the store's should agree to a few
+    seconds.
+    """
+    manifest = newest(store, collection)
+    runs = _runs(store, collection, now_s)
+    ended = [run for run in runs if run["state"] == "ended"]
+    published = None
+    if manifest is not None:
+        age_s = now_s - datetime.fromisoformat(manifest.created).timestamp()
+        published = {
+            "sequence": manifest.sequence,
+            "created": manifest.created,
+            "age_s": round(age_s),
+            "images": manifest.content.live_rows,
+        }
+    last = ended[0] if ended else None
+    live = [run for run in runs if run["state"] == "live"]
+    silent = [run for run in runs if run["state"] == "silent" and (last is None or run["run"] > last["run"])]
+    return {"collection": collection, "snapshot": published, "live": live, "silent": silent, "last": last}
+
+
+def _runs(store: ObjectStore, collection: str, now_s: float) -> list[dict[str, Any]]:
+    """The collection's runs of late, newest first: at most twenty of the store are read."""
+    found: list[dict[str, Any]] = []
+    for item in _progress_objects(store, now_s):
+        document = json.loads(store.get(item.key))
+        if document["collection"] == collection and document["ended"] != "planned":
+            silent_s = max(0, round(now_s - item.modified_s))
+            state = "live" if silent_s <= _SILENT_AFTER_S else "silent"
+            found.append(
+                {**document, "state": "ended" if document["ended"] else state, "updated_s_ago": silent_s}
+            )
+    return found
+
+
+def _progress_objects(store: ObjectStore, now_s: float) -> list[ObjectStat]:
+    """Of the last 32 days, else of all: names of runs sort by time, so what is older is not even listed."""
+    for days in _LOOK_BACK_DAYS:
+        since = datetime.fromtimestamp(now_s, UTC) - timedelta(days=days)
+        begin = layout.runs_since(f"{since:%Y%m%dT%H%M%SZ}")
+        listed = [
+            item
+            for item in store.list_objects(layout.RUNS, start_after=begin)
+            if item.key.endswith(layout.PROGRESS)
+        ]
+        if listed:
+            return sorted(listed, key=lambda item: item.key, reverse=True)[:_MOST_RUNS]
+    return []
+
+
+def _in_words(result: Mapping[str, Any]) -> str:
+    published, last = result["snapshot"], result["last"]
+    lines = [f"{result['collection']}: nothing published yet"]
+    if published is not None:
+        age = timedelta(seconds=published["age_s"])
+        lines = [
+            f"{result['collection']}: snapshot {published['sequence']} of {published['images']} images, "
+            f"published {age} ago"
+        ]
+    lines += [_run_in_words(run) for run in [*result["live"], *result["silent"]]]
+    if last is not None:
+        lines.append(
+            f"last run {last['run']}: {_ending(last)}, {timedelta(seconds=last['updated_s_ago'])} ago"
+        )
+    return "\n".join(lines)
+
+
+def _run_in_words(run: Mapping[str, Any]) -> str:
+    silent = f", SILENT for {timedelta(seconds=run['updated_s_ago'])}: killed, or cut off from the store"
+    told = [
+        f"{run['stage']} {run['done']} of {run['total']} {run['unit']}",
+        pace_in_words(run["per_s"], run["left_s"]),
+        run["note"],
+    ]
+    where = f"run {run['run']} on {run['host']}: {', '.join(part for part in told if part)}"
+    return where + (silent if run["state"] == "silent" else "")
+
+
+def _ending(run: Mapping[str, Any]) -> str:
+    error = run.get("error")
+    return run["ended"] if error is None else f"{run['ended']} ({error['kind']}: {error['message']})"
