@@ -1,110 +1,184 @@
-"""``bitsieve search``: the images of a snapshot that are nearest to given images."""
+"""``bitsieve search``: the images of a snapshot that are nearest to given images or vectors."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
+import numpy.typing as npt
 import typer
 
 from jobs.models import stored_model
 from jobs.output import print_result, say, visible
+from jobs.progress import TerminalProgress
+from jobs.search_answers import Answer, Question, answer_schema, answers, as_json, question
+from jobs.search_file import AnswerFile
+from jobs.search_queries import ParquetColumns, QueryModel, Source, count_queries, query_sources, read_queries
 from jobs.session import open_snapshot
-from pipeline.embed.query import embed_files
 from pipeline.errors import UsageError
+from pipeline.index.search import SearchResult
 from pipeline.model.session import EmbeddingSession
+from pipeline.snapshot.distinct import Search
+from pipeline.snapshot.filter import Filter
 from pipeline.snapshot.open import OpenSnapshot
+from pipeline.snapshot.selection import LeftOut, Selection
+
+_SHOW_PROGRESS_FROM = 1_000
 
 
 def command(
-    images: Annotated[list[Path], typer.Argument(help="Query images, or folders of them.")],
+    queries: Annotated[
+        list[Path],
+        typer.Argument(help="Query images, folders of them, or Parquet files of images or vectors."),
+    ],
     store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many matches for each query.")] = 10,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare every vector instead of candidates.")
     ] = False,
+    chosen: Annotated[
+        str | None,
+        typer.Option("--filter", help="Only images of which this is true: price < 10 and in_stock."),
+    ] = None,
+    collapse: Annotated[
+        str | None, typer.Option(help="k distinct values of this attribute; the best image of each.")
+    ] = None,
+    columns: Annotated[str, typer.Option(help="Attributes to show with each match, with commas.")] = "",
+    query_column: Annotated[
+        str | None, typer.Option(help="Column of a Parquet file with the vectors or images.")
+    ] = None,
+    query_id: Annotated[
+        str | None, typer.Option(help="Column of a Parquet file with the names of the queries.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a Parquet file.")] = None,
     collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """The images nearest to the given ones; the model comes from the store.
 
-    Example: bitsieve search query.jpg --store index/ -k 5
+    Example: bitsieve search query.jpg --store index/ -k 5 --filter "price < 10"
     """
-    result = search_images(open_snapshot(store, collection, sequence), expand(images), k, exact=exact)
-    if result["warning"]:
-        say(f"bitsieve: warning: {result['warning']}")
+    sources = query_sources(queries, ParquetColumns(query=query_column, name=query_id))
+    snapshot = open_snapshot(store, collection, sequence)
+    asked = question(snapshot, k, collapse, [name.strip() for name in columns.split(",") if name.strip()])
+    search = LocalSearch.over(snapshot, None if chosen is None else Filter(chosen), exact=exact)
+    result = search_sources(snapshot, search, sources, asked, output)
+    for warning in filter(None, (result["warning"], _notice(search, chosen), _broken(result))):
+        say(f"bitsieve: warning: {warning}")
     print_result(result, _in_words(result), as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSearch:
+    """A search in this process."""
+
+    selection: Selection
+    exact: bool
+
+    @classmethod
+    def over(cls, snapshot: OpenSnapshot, chosen: Filter | None, *, exact: bool) -> "LocalSearch":
+        """A search over the images of a snapshot that the filter is true of."""
+        selection = Selection(snapshot.searcher, lambda: snapshot.attributes, chosen)
+        return cls(selection=selection, exact=exact)
+
+    @property
+    def n_live(self) -> int:
+        """How many images can be found."""
+        return self.selection.searcher.n_live
+
+    def search(self, xq_QD: npt.NDArray[np.float32], k: int, left_out: LeftOut | None = None) -> SearchResult:
+        """The ``k`` nearest images of each query that are not left out."""
+        return self.selection.without(left_out).search(xq_QD, k, exact=self.exact)
 
 
 def search_images(snapshot: OpenSnapshot, files: Sequence[Path], k: int, *, exact: bool) -> dict[str, Any]:
     """Embeds ``files`` with the snapshot's model and searches; the JSON that scripts rely on."""
-    model, data = stored_model(snapshot.store, snapshot.content.model.id)
-    with EmbeddingSession(data, where=model.card.name) as session:
-        xq_QD = embed_files(session, files)
-    found = snapshot.searcher.search(xq_QD, k, exact=exact)
-    labels = labels_of(snapshot, sorted({image_id for ids in found.ids for image_id in ids}))
-    results = [
-        {
-            "query": str(file),
-            "matches": [
-                {"id": image_id, "distance": distance, "label": labels.get(image_id)}
-                for image_id, distance in zip(ids, distances, strict=True)
-            ],
-        }
-        for file, ids, distances in zip(files, found.ids, found.distances, strict=True)
-    ]
+    search = LocalSearch.over(snapshot, None, exact=exact)
+    return search_sources(snapshot, search, [tuple(files)], question(snapshot, k, None, ()), None)
+
+
+def search_sources(
+    snapshot: OpenSnapshot, search: Search, sources: Sequence[Source], asked: Question, output: Path | None
+) -> dict[str, Any]:
+    """All answers as JSON; where there is an ``output``, they go there and the JSON has the counts only.
+
+    Raises:
+        UsageError: not one query could be searched.
+    """
+    model = snapshot.content.model
+    queries = QueryModel(model_id=model.id, dim=model.dim, open_session=partial(_open_session, snapshot))
+    n_queries = count_queries(sources)
+    results: list[dict[str, Any]] = []
+    reasons: list[str] = []
+    last: Answer | None = None
+    with (
+        TerminalProgress(quiet=n_queries < _SHOW_PROGRESS_FROM) as progress,
+        AnswerFile(output, answer_schema(snapshot, asked)) as file,
+    ):
+        progress.stage("search", n_queries, "queries")
+        n_done = 0
+        for answer in answers(search, snapshot, read_queries(sources, queries), asked):
+            if output is None:
+                results.extend(as_json(answer))
+            file.write(answer)
+            last = answer
+            n_done += len(answer.batch.names)
+            reasons += [
+                f"{n}: {why}" for n, why in zip(answer.batch.names, answer.batch.reasons, strict=True) if why
+            ]
+            progress.advance(n_done)
+        if n_done and len(reasons) == n_done:
+            raise UsageError(
+                f"none of {n_done} queries can be searched, the first is {reasons[0]}",
+                fix="check the queries",
+            )
+    found = None if last is None else last.result
     return {
         "snapshot": snapshot.manifest.sequence,
-        "method": found.method,
-        "candidates": found.candidates,
-        "warning": found.warning,
-        "results": results,
+        "method": "exact" if found is None else found.method,
+        "candidates": None if found is None else found.candidates,
+        "warning": "" if found is None else found.warning,
+        "queries": n_queries,
+        "failed": len(reasons),
+        **({"results": results} if output is None else {"output": str(output)}),
     }
 
 
-def labels_of(snapshot: OpenSnapshot, ids: Sequence[str], label: str | None = None) -> dict[str, str]:
-    """The label of each image that has one, as text.
-
-    Raises:
-        UsageError: the catalog has no such attribute.
-    """
-    column = label or snapshot.manifest.source.label
-    if column is None:
-        return {}
-    table = snapshot.attributes
-    if column not in table.schema.names:
-        known = ", ".join(name for name in table.schema.names if name not in ("image_id", "locator"))
-        raise UsageError(
-            f"the catalog has no attribute {column!r}", fix=f"its attributes are: {known or 'none'}"
-        )
-    rows = table.filter(pc.is_in(table["image_id"], value_set=pa.array(ids, type=pa.string())))
-    pairs = zip(rows["image_id"].to_pylist(), rows[column].to_pylist(), strict=True)
-    return {image_id: str(value) for image_id, value in pairs if value is not None}
+def _open_session(snapshot: OpenSnapshot) -> EmbeddingSession:
+    model, data = stored_model(snapshot.store, snapshot.content.model.id)
+    return EmbeddingSession(data, where=model.card.name)
 
 
-def expand(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are, folders as the files in them, sorted by name."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.is_file())
-            if not inside:
-                raise UsageError(
-                    f"the folder {path} holds no query images", fix="name files, or another folder"
-                )
-            files.extend(inside)
-        else:
-            files.append(path)
-    return files
+def _notice(search: LocalSearch, chosen: str | None) -> str:
+    if search.n_live:
+        return ""
+    return "the snapshot is empty" if chosen is None else f"no image matches the filter {chosen!r}"
+
+
+def _broken(result: dict[str, Any]) -> str:
+    failed = result["failed"]
+    return (
+        f"{failed} of {result['queries']} queries could not be searched; their answers say why"
+        if failed
+        else ""
+    )
 
 
 def _in_words(result: dict[str, Any]) -> str:
+    if "output" in result:
+        how = f"snapshot {result['snapshot']}, {result['method']}"
+        return f"{result['queries']} queries ({how}): {result['output']}"
     lines = []
     for query in result["results"]:
         lines.append(f"{visible(query['query'])}  (snapshot {result['snapshot']}, {result['method']})")
+        if "error" in query:
+            lines.append(f"       {visible(query['error'])}")
         for rank, match in enumerate(query["matches"], start=1):
-            label = f"  {visible(match['label'])}" if match["label"] is not None else ""
+            more = match.get("attributes", {}).items()
+            shown = [match["label"], *(f"{name}={value}" for name, value in more)]
+            label = "".join(f"  {visible(str(one))}" for one in shown if one is not None)
             lines.append(f"  {rank:>3}  {match['distance']:.4f}  {visible(match['id'])}{label}")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """What is evaluated: the live images of a snapshot, their vectors and labels."""
 
-from jobs.search import labels_of
+from jobs.search_answers import labels_of
 from pipeline.errors import UsageError
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.snapshot.open import OpenSnapshot

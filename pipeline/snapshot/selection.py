@@ -1,0 +1,121 @@
+"""Narrows a search to some images: a searcher over the same index shards in which fewer rows are alive.
+
+Dead rows are skipped inside the scan, so the candidates and the k results all come from the rows that are
+left, however few they are. Where at most 65,536 are left they are gathered and compared exactly: that costs
+less than scanning the codes of all, and misses nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.index.search import Searcher
+from pipeline.index.shard import IndexShard
+from pipeline.snapshot.filter import Filter
+from pipeline.snapshot.rows import Mask
+
+GATHERED_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Images that a search passes over: ``ids``, and those whose ``column`` has one of ``values``."""
+
+    column: str
+    values: frozenset[Any]
+    ids: frozenset[str]
+
+
+def narrowed(searcher: Searcher, keep: Callable[[IndexShard], Mask]) -> Searcher:
+    """The same search over the live rows that ``keep`` (bool [N] of a shard) leaves.
+
+    Its candidates are those the calibration found for all rows: among fewer rows as many of them reach at
+    least as far.
+    """
+    masks = [_alive(shard, keep(shard)) for shard in searcher.shards]
+    if sum(int(mask.sum()) for mask in masks) <= GATHERED_ROWS:
+        gathered = [_gathered(shard, mask) for shard, mask in zip(searcher.shards, masks, strict=True)]
+        return Searcher(None, gathered, None, threads=searcher.threads)
+    shards = [replace(shard, alive_N=mask) for shard, mask in zip(searcher.shards, masks, strict=True)]
+    return Searcher(searcher.encoder, shards, searcher.calibration, threads=searcher.threads)
+
+
+def values_of(table: pa.Table, column: str, ids: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """The attribute of each of ``ids``, in their order; null where the table has no row for an id.
+
+    One pass over the table, whatever its size; the memory is that of ``ids``.
+    """
+    wanted = ids.cast(table.schema.field("image_id").type)
+    present = table.select(["image_id", column]).filter(pc.is_in(table["image_id"], value_set=_flat(wanted)))
+    where = pc.index_in(wanted, value_set=_flat(present["image_id"]))
+    return pa.chunked_array([_flat(present[column]).take(_flat(where))])
+
+
+def rows_with(shard: IndexShard, ids: pa.Array | pa.ChunkedArray) -> Mask:
+    """Which rows of ``shard`` hold one of ``ids``; bool [N]."""
+    found = pc.is_in(shard.ids, value_set=_flat(ids).cast(shard.ids.type))
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def with_filter(searcher: Searcher, table: pa.Table, chosen: Filter) -> Searcher:
+    """The same search over the images that the filter is true of; ``table`` has their attributes.
+
+    An image without a row in the table has no attribute: all of them are null.
+    """
+    mask = chosen.mask(table)
+    no_attributes = pa.table({field.name: pa.nulls(1, field.type) for field in table.schema})
+    if bool(chosen.mask(no_attributes)[0]):
+        others = table["image_id"].filter(pa.array(~mask))
+        return narrowed(searcher, lambda shard: ~rows_with(shard, others))
+    matching = table["image_id"].filter(pa.array(mask))
+    return narrowed(searcher, lambda shard: rows_with(shard, matching))
+
+
+class Selection:
+    """The images of a snapshot that a search may find; safe to use again and again."""
+
+    def __init__(self, searcher: Searcher, table: Callable[[], pa.Table], chosen: Filter | None) -> None:
+        """``table`` reads the attributes, if they are needed; ``chosen`` narrows the search for good."""
+        self._table = table
+        self.searcher = searcher if chosen is None else with_filter(searcher, table(), chosen)
+        self._narrower: dict[LeftOut, Searcher] = {}
+
+    def without(self, left_out: LeftOut | None) -> Searcher:
+        """The search that passes over these images too; the last one is kept for the next batch."""
+        if left_out is None:
+            return self.searcher
+        if left_out not in self._narrower:
+            table = self._table()
+            values = pa.array(sorted(left_out.values), type=table.schema.field(left_out.column).type)
+            grouped = table["image_id"].filter(pc.is_in(table[left_out.column], value_set=values))
+            ids = pa.array([*grouped.to_pylist(), *sorted(left_out.ids)], type=pa.string())
+            self._narrower = {left_out: narrowed(self.searcher, lambda shard: ~rows_with(shard, ids))}
+        return self._narrower[left_out]
+
+
+def _alive(shard: IndexShard, kept: Mask) -> Mask:
+    return kept if shard.alive_N is None else kept & shard.alive_N
+
+
+def _gathered(shard: IndexShard, mask: Mask) -> IndexShard:
+    """An index shard in memory of these rows, in id order, for exact search."""
+    rows = np.flatnonzero(mask)
+    if shard.order_N is not None:
+        rows = rows[np.argsort(shard.order_N[rows], kind="stable")]
+    return IndexShard(
+        codes_NW=None,
+        vectors_ND=shard.vectors_ND[rows],
+        ids=shard.ids.take(pa.array(rows)),
+        part_N=shard.part_N[rows],
+        row_N=shard.row_N[rows],
+        alive_N=None,
+        faiss_index=None,
+    )
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
