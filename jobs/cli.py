@@ -14,7 +14,11 @@ from typing import NoReturn
 
 import typer
 
+<<<<<<< ours
 from jobs import demo, model, plan, reindex_command, rejects, search, snapshots, status
+=======
+from jobs import demo, explain, model, plan, reindex_command, rejects, search, snapshots
+>>>>>>> theirs
 from jobs.bench import command as bench
 from jobs.evaluate import command as evaluate
 from jobs.output import keep_stdout_for_results, print_error
@@ -35,6 +39,7 @@ app.command("plan")(plan.command)
 app.command("status")(status.command)
 app.command("search")(search.command)
 app.command("rejects")(rejects.command)
+app.command("explain")(explain.command)
 app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(model.app, name="model")

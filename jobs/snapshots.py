@@ -1,13 +1,15 @@
-"""``bitsieve snapshots``: what was published, what is in it, and taking it back."""
+"""``bitsieve snapshots``: what was published, what is in it, what differs, and taking it back."""
 
+import os
 from typing import Annotated, Any
 
 import typer
 
-from jobs.output import print_result
-from jobs.run import new_run_id, utc_now
+from jobs.output import print_result, visible
+from jobs.run import default_cache, new_run_id, utc_now
 from jobs.session import absolute, checked_collection
 from pipeline.errors import UsageError
+from pipeline.snapshot.contents import diff, snapshot_files
 from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.publish import newest_sequence, rollback, snapshot
 from pipeline.storage.open import open_existing_store
@@ -16,6 +18,7 @@ app = typer.Typer(help="List, show and roll back snapshots.", no_args_is_help=Tr
 
 Store = Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")]
 Collection = Annotated[str, typer.Option(help="Collection in the store.")]
+_SHOWN = 20
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
@@ -69,6 +72,68 @@ def show_command(
         ),
     ]
     print_result(manifest.model_dump(mode="json"), "\n".join(lines), as_json=as_json)
+
+
+@app.command("diff")
+def diff_command(
+    before: Annotated[int, typer.Argument(help="The earlier snapshot.")],
+    after: Annotated[int, typer.Argument(help="The later snapshot.")],
+    store: Store,
+    collection: Collection = "main",
+    as_json: Json = False,
+) -> None:
+    """Images added, changed and deleted from one snapshot to another.
+
+    Example: bitsieve snapshots diff 3 4 --store index/ --json
+    """
+    opened = open_existing_store(absolute(store))
+    ends = [snapshot(opened, checked_collection(collection), sequence) for sequence in (before, after)]
+    found = diff(opened, ends[0].content, ends[1].content, default_cache(os.environ))
+    same_model = ends[0].content.model.id == ends[1].content.model.id
+    ids = {name: getattr(found, name).to_pylist() for name in ("added", "changed", "deleted")}
+    counts = {name: len(names) for name, names in ids.items()} | {"unchanged": found.n_unchanged}
+    lines = [
+        f"snapshot {before} to {after} of {collection}: "
+        + ", ".join(f"{count} {name}" for name, count in counts.items()),
+        *([] if same_model else ["the two snapshots have different models: every vector differs"]),
+        *(f"  {name:<8}{visible(one)}" for name, names in ids.items() for one in names[:_SHOWN]),
+    ]
+    result = {"collection": collection, "before": before, "after": after, "counts": counts}
+    print_result({**result, "same_model": same_model, **ids}, "\n".join(lines), as_json=as_json)
+
+
+@app.command("files")
+def files_command(
+    store: Store,
+    sequence: Annotated[int | None, typer.Argument(help="Which snapshot; the newest if absent.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only files of this kind, such as embeddings.")] = None,
+    collection: Collection = "main",
+    as_json: Json = False,
+) -> None:
+    """The live files of a snapshot, one URI a line, for DuckDB, Spark or a copy.
+
+    Example: bitsieve snapshots files --store index/ --kind embeddings
+    """
+    opened = open_existing_store(absolute(store))
+    manifest = snapshot(opened, checked_collection(collection), sequence)
+    every = list(snapshot_files(manifest.content))
+    kinds = sorted({one.kind for one in every})
+    if kind is not None and kind not in kinds:
+        raise UsageError(f"the snapshot has no files of kind {kind!r}", fix=f"kinds are {', '.join(kinds)}")
+    files = [
+        {
+            "kind": one.kind,
+            "uri": f"{opened.uri}/{one.file.key}",
+            "rows": one.rows,
+            "dead_rows": one.dead,
+            "bytes": one.file.size_bytes,
+            "sha256": one.file.sha256,
+        }
+        for one in every
+        if kind in (None, one.kind)
+    ]
+    result = {"collection": collection, "snapshot": manifest.sequence, "files": files}
+    print_result(result, "\n".join(str(file["uri"]) for file in files), as_json=as_json)
 
 
 @app.command("rollback")
