@@ -14,11 +14,7 @@ from typing import NoReturn
 
 import typer
 
-<<<<<<< ours
-from jobs import demo, model, plan, reindex_command, rejects, search, snapshots, status
-=======
-from jobs import demo, explain, model, plan, reindex_command, rejects, search, snapshots
->>>>>>> theirs
+from jobs import demo, explain, model, plan, reindex_command, rejects, search, snapshots, status
 from jobs.bench import command as bench
 from jobs.evaluate import command as evaluate
 from jobs.output import keep_stdout_for_results, print_error
