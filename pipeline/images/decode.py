@@ -32,11 +32,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_RIGHT_GOES_LEFT = frozenset({2, 3, 6, 7})  # or bottom goes left: what was the far side is the near one
+_BOTTOM_GOES_UP = frozenset({3, 4, 7, 8})
 _RGB_BYTES = 8  # of a pixel while it is decoded: Pillow keeps RGB in 4, and turning upright makes a copy
 _OTHER_BYTES = 16  # also RGBA, white below it, and the two laid over each other
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _WITH_COLOUR_KEY = frozenset({"1", "L", "P", "RGB"})
 
+_Box = tuple[float, float, float, float]
 MakeRoom = Callable[[int], None]
 
 
@@ -66,11 +69,16 @@ class ImageRejected(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decoded:
-    """An upright RGB image; the sides are those of the full picture, also where a draft was decoded."""
+    """An upright RGB image; the sides are those of the full picture, also where a draft was decoded.
+
+    ``box`` is the part of ``image`` that shows the picture, as (left, top, right, bottom): a draft's sides
+    are rounded up, so it ends within the last column and row.
+    """
 
     image: Image.Image
     width_px: int
     height_px: int
+    box: _Box
 
 
 def quiet_decoder_warnings() -> None:
@@ -158,8 +166,7 @@ def _load(
 ) -> Decoded:
     full_px = image.size
     _check_sides(full_px, limits)
-    if draft_px:
-        image.draft("", (draft_px, draft_px))
+    draft = image.draft("", (draft_px, draft_px)) if draft_px else None
     if make_room is not None:
         make_room(image.width * image.height * (_RGB_BYTES if image.mode == "RGB" else _OTHER_BYTES))
     image.load()
@@ -171,7 +178,16 @@ def _load(
         rgb = rgb.transpose(turn)
     was_turned = orientation >= 5 or (image.format == "TIFF" and image.size != full_px)
     width_px, height_px = reversed(full_px) if was_turned else full_px
-    return Decoded(image=rgb, width_px=width_px, height_px=height_px)
+    shown_px = (0, 0, *rgb.size) if draft is None else _turned_box(draft[1], orientation, rgb.size)
+    return Decoded(image=rgb, width_px=width_px, height_px=height_px, box=shown_px)
+
+
+def _turned_box(box: tuple[float, ...], orientation: int, size_px: tuple[int, int]) -> _Box:
+    """Where the upper left ``box`` of a stored picture lies after turning it to ``size_px``."""
+    width, height = (box[3], box[2]) if orientation >= 5 else (box[2], box[3])
+    left = size_px[0] - width if orientation in _RIGHT_GOES_LEFT else 0.0
+    top = size_px[1] - height if orientation in _BOTTOM_GOES_UP else 0.0
+    return left, top, left + width, top + height
 
 
 def _check_sides(size_px: tuple[int, int], limits: DecodeLimits) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.images.decode import DecodeLimits, ImageRejected, MakeRoom, decode_upright
+from pipeline.images.decode import Decoded, DecodeLimits, ImageRejected, MakeRoom, decode_upright
 from pipeline.values import Preprocess, RejectReason
 
 _MAX_RESIZED_PIXELS = 80_000_000  # a 16384 x 1 strip scaled to a short side of 224 would need 2.4 GB
@@ -49,7 +49,7 @@ def load_pixels(
     decoded = decode_upright(
         data, limits, exif_transpose=spec.exif_transpose, draft_px=_draft_px(spec), make_room=make_room
     )
-    pixels = preprocess(decoded.image, spec)
+    pixels = _prepare(decoded, spec)
     return LoadedImage(pixels=pixels, width_px=decoded.width_px, height_px=decoded.height_px)
 
 
@@ -62,7 +62,12 @@ def preprocess(image: Image.Image, spec: Preprocess) -> Pixels:
     """
     if image.mode != "RGB":
         raise ValueError(f"preprocessing wants an RGB image, got {image.mode}")
-    resized = _resize(image, spec)
+    width, height = image.size
+    return _prepare(Decoded(image=image, width_px=width, height_px=height, box=(0, 0, width, height)), spec)
+
+
+def _prepare(decoded: Decoded, spec: Preprocess) -> Pixels:
+    resized = _resize(decoded, spec)
     pixels_HWC = _fit(np.asarray(resized), spec)
     if spec.channel_order == "BGR":
         pixels_HWC = pixels_HWC[:, :, ::-1]
@@ -82,21 +87,24 @@ def resized_px(width_px: int, height_px: int, spec: Preprocess) -> tuple[int, in
     return max(1, width_px * target // anchor), max(1, height_px * target // anchor)
 
 
-def _resize(image: Image.Image, spec: Preprocess) -> Image.Image:
-    size_px = resized_px(*image.size, spec)
-    if size_px == image.size:
+def _resize(decoded: Decoded, spec: Preprocess) -> Image.Image:
+    """The picture at the size that its full sides decide, whether or not a draft was decoded."""
+    image, box = decoded.image, decoded.box
+    size_px = resized_px(decoded.width_px, decoded.height_px, spec)
+    if size_px == image.size and box == (0, 0, *image.size):
         return image
     if size_px[0] * size_px[1] > _MAX_RESIZED_PIXELS:
-        shown = f"{image.size[0]} x {image.size[1]} px would become {size_px[0]} x {size_px[1]}"
+        full = f"{decoded.width_px} x {decoded.height_px} px"
+        shown = f"{full} would become {size_px[0]} x {size_px[1]}"
         raise ImageRejected(RejectReason.BAD_DIMENSIONS, shown)
     if spec.antialias:
-        return image.resize(size_px, Image.Resampling[spec.interpolation.upper()])
+        return image.resize(size_px, Image.Resampling[spec.interpolation.upper()], box=box)
     point = {
         "nearest": Image.Resampling.NEAREST,
         "bilinear": Image.Resampling.BILINEAR,
         "bicubic": Image.Resampling.BICUBIC,
     }[spec.interpolation]
-    return image.transform(size_px, Image.Transform.EXTENT, (0, 0, *image.size), point)
+    return image.transform(size_px, Image.Transform.EXTENT, box, point)
 
 
 def _fit(pixels_hwC: NDArray[np.uint8], spec: Preprocess) -> NDArray[np.uint8]:

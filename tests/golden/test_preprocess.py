@@ -151,6 +151,31 @@ def test_load_pixels_draft_keeps_twice_the_resize() -> None:
     assert 0 < difference.mean() < 8
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("antialias", [True, False])
+def test_load_pixels_draft_keeps_the_geometry_where_sides_round_up(orientation: int, antialias: bool) -> None:
+    y, x = np.mgrid[0:49, 0:65]
+    gradient = np.stack([x * 3, y * 4, x + y], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(gradient).save(buffer, "JPEG", quality=97, subsampling=0, exif=exif)
+    spec = replace(PLAIN, layout="NHWC", antialias=antialias)
+    exact = load_pixels(buffer.getvalue(), spec, DecodeLimits())
+    drafted = load_pixels(buffer.getvalue(), replace(spec, draft=1), DecodeLimits())  # 65 x 49 / 8 = 9 x 7
+    assert (drafted.width_px, drafted.height_px) == (exact.width_px, exact.height_px)
+    assert 0 < np.abs(drafted.pixels - exact.pixels).max() <= 6  # 20 and more if the rounded sides were all
+
+
+def test_load_pixels_draft_is_resized_to_the_size_of_the_full_picture() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (65, 17), (9, 9, 9)).save(buffer, "JPEG")
+    spec = replace(PLAIN, size=(2, 16), resize="shortest", resize_to=2, layout="NHWC", crop="center")
+    row = load_pixels(buffer.getvalue(), replace(spec, draft=1), DecodeLimits()).pixels[0, :, 0]
+    exact = load_pixels(buffer.getvalue(), spec, DecodeLimits()).pixels[0, :, 0]
+    np.testing.assert_array_equal(row > 0, exact > 0)  # the same columns are padding
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,31 @@ def test_real_model_batches_and_threads_change_no_byte(shared_data: Path, name: 
     images = faces(shared_data, 9)
     alone = np.concatenate([ours(model, [data]) for data in images])
     assert ours(model, images, threads=3).tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize(("draft", "least"), [(2, 0.998), (3, 0.9995)])
+def test_draft_changes_vectors_of_real_models_no_more_than_the_docs_say(
+    draft: int, least: float, shared_data: Path
+) -> None:
+    """Pictures of 3 x 3 photos, so that there is detail at full size."""
+    files = sorted((shared_data / "grocery").rglob("*.jpg"))[::40][:54]
+    images = []
+    for start in range(0, len(files) - 8, 9):
+        picture = Image.new("RGB", (1044, 1044))
+        for number, file in enumerate(files[start : start + 9]):
+            photo = Image.open(file).convert("RGB").resize((348, 348))
+            picture.paste(photo, (number % 3 * 348, number // 3 * 348))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=90)
+        images.append(buffer.getvalue())
+    for name, size in (("mobilefacenet128_l2", 112), ("mobilenet_v2_pca128_l2", 224)):
+        model = wrapped(
+            shared_data / "models" / f"{name}.onnx", size, output="embedding", normalised=True, imagenet=False
+        )
+        with EmbeddingSession(model) as session:
+            spec = session.model.preprocess
+            whole, drafted = (
+                session.embed(np.stack([load_pixels(data, s, DecodeLimits()).pixels for data in images]))[0]
+                for s in (spec, replace(spec, draft=draft))
+            )
+        assert (whole * drafted).sum(1).min() >= least

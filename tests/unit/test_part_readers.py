@@ -65,6 +65,16 @@ def test_part_duckdb_finds_the_nearest_by_sql(part, vectors):
     assert rows[1][1] > 0
 
 
+def test_part_of_float16_is_read_by_polars_and_duckdb(tmp_path, vectors):
+    image = EmbeddedImage(image_id="a", version="v", content_digest="c", locator="l", width_px=1, height_px=1)
+    path = tmp_path / "half.parquet"
+    path.write_bytes(part_bytes([image] * len(vectors), vectors, {}, "float16"))
+    wanted = vectors.astype(np.float16).astype(np.float32)
+    assert np.array_equal(pl.read_parquet(path)["embedding"].to_numpy().astype(np.float32), wanted)
+    rows = duckdb.execute("SELECT embedding FROM read_parquet(?)", [str(path)]).fetchall()
+    assert np.array_equal(np.array([row[0] for row in rows], dtype=np.float32), wanted)
+
+
 def test_part_duckdb_reads_the_file_metadata(part):
     pairs = dict(duckdb.execute("SELECT key, value FROM parquet_kv_metadata(?)", [str(part)]).fetchall())
     assert pairs[b"bitsieve.model_id"] == b"m"
