@@ -22,7 +22,7 @@ from jobs.embedding import Embedded, embed_stage
 from jobs.look import Listed, check_reembed, look
 from jobs.models import collection_model
 from jobs.run import Run, software_versions, utc_now
-from jobs.stages import calibration_settings, index_stage, models_in
+from jobs.stages import check_index, index_stage, models_in
 from pipeline.catalog.change import Change
 from pipeline.catalog.table import Catalog
 from pipeline.errors import CommitConflict, UsageError
@@ -39,7 +39,16 @@ from pipeline.storage import layout
 from pipeline.storage.probe import prepare_store
 
 _ATTEMPTS = 3
-_ENCODER_SETTINGS = ("bits", "recipe", "seed", "vector_dtype")
+_ENCODER_SETTINGS = (
+    "bits",
+    "recipe",
+    "thresholds",
+    "form",
+    "lists",
+    "memory_budget",
+    "seed",
+    "vector_dtype",
+)
 _LABEL_ALIASES = {"@folder": "folder", "@cls": "cls"}
 
 
@@ -108,7 +117,7 @@ def reindex(run: Run) -> Night:
 def _night(run: Run, model: Model) -> Night:
     listed = look(run, model)
     check_reembed(run, listed)
-    _check_index(run, model)
+    check_index(run.config.index, model.card.dim)
     attributes = _attributes(run, listed)
     parent, catalog, change = listed.parent, listed.catalog, listed.change
     with run.stage("embed"):
@@ -144,7 +153,7 @@ def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
     if present is not None and present.model.id == model.model_id and not run.config.index.refit:
         if not rows.moved and present.settings == plain["settings"]:
             return present.model_copy(update=plain), _carried(parent.manifest, "bit_balance")
-        if all(present.settings[name] == plain["settings"][name] for name in _ENCODER_SETTINGS):
+        if all(present.settings.get(name) == plain["settings"][name] for name in _ENCODER_SETTINGS):
             keep = (present.encoder, present.index_shards)
     indexed = index_stage(run, rows, model.card.dim, keep)
     content = Content(
@@ -154,7 +163,7 @@ def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
         dead_rows=write_dead_rows(run.store, rows.masks),
         calibration=indexed.calibration.to_json(),
     )
-    return content, indexed.bit_imbalance
+    return content, indexed.drift.bit_imbalance
 
 
 def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float) -> Night:
@@ -237,18 +246,6 @@ def _attributes(run: Run, listed: Listed) -> pa.Table:
     return table
 
 
-def _check_index(run: Run, model: Model) -> None:
-    """Refuses, before any image is read, an index that cannot be built."""
-    calibration_settings(run.config.index)
-    dim, bits = model.card.dim, run.config.index.bits
-    if run.config.index.recipe == "sign" and (dim % 8 or bits not in (None, dim)):
-        raise UsageError(
-            f"the recipe `sign` makes one bit of each of the model's {dim} dimensions, a multiple of 8; "
-            f"{bits or dim} bits cannot be made",
-            fix="leave out index.bits, or take the recipe centred-rotated",
-        )
-
-
 def _is_recent(run: Run, newest_sequence: int, since: int) -> bool:
     """Whether bytes that were refused first in snapshot ``since`` were so less than ``stale_nights`` ago.
 
@@ -268,6 +265,10 @@ def _settings(run: Run) -> dict[str, Any]:
         "recall_at": index.recall_at,
         "bits": index.bits,
         "recipe": index.recipe,
+        "thresholds": index.thresholds,
+        "form": index.form,
+        "lists": index.lists,
+        "memory_budget": index.memory_budget,
         "seed": index.seed,
         "vector_dtype": index.vector_dtype,
         "max_candidates": index.max_candidates,
@@ -304,6 +305,9 @@ def summary(run: Run, night: Night) -> Mapping[str, Any]:
             "shards": len(content.index_shards),
             "bits": point.bits,
             "candidates": point.candidates.get(point.k),
+            "form": point.form,
+            "probes": point.probes.get(point.k),
+            "drift": None if run.drift is None else {**asdict(run.drift), "advice": run.drift.advice},
             "method": point.method,
             **{f"ann_recall@{k}": asdict(found) for k, found in point.ann_recall.items()},
         },

@@ -39,7 +39,7 @@ def command(
     image_column: Annotated[str | None, typer.Option(help="Parquet: column with image bytes.")] = None,
     recall: Annotated[float | None, typer.Option(help="ann_recall@10 to reach, .99 if absent.")] = None,
     bits: Annotated[int | None, typer.Option(help="Bits of a code; chosen if absent.")] = None,
-    vector_dtype: Annotated[str | None, typer.Option(help="float32 or float16 second stage.")] = None,
+    vector_dtype: Annotated[str | None, typer.Option(help="Second stage: float32, float16 or int8.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="New encoder, new index shards.")] = False,
     replace_source: Annotated[bool, typer.Option("--replace-source", help="The catalog has moved.")] = False,
     max_reembed: Annotated[float | None, typer.Option(help="Share of known rows to embed again.")] = None,
@@ -123,9 +123,12 @@ def in_words(run: Run, night: Night) -> str:
         lines.append(
             f"index: {manifest.content.live_rows} vectors in "
             f"{len(manifest.content.index_shards)} index shards, "
-            f"{point.bits} bits, {point.candidates[point.k]} candidates; "
+            f"{point.bits} bits, {point.candidates[point.k]} candidates"
+            f"{f' in {point.probes[point.k]} lists' if point.probes else ''}; "
             f"ann_recall@{point.k} {found.mean:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})"
         )
+    if run.drift is not None and run.drift.advice:
+        lines.append(f"a refit is advised (--refit): {run.drift.advice}")
     embed_s = run.seconds.get("embed", 0.0)
     n_images = sum(run.images_now.values())
     if n_images and embed_s:

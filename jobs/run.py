@@ -13,6 +13,7 @@ from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.cluster.metrics import BYTES, IMAGES, TASKS, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Pool
 from pipeline.config import CatalogConfig
+from pipeline.index.balance import Drift
 from pipeline.progress import Progress
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.store import ObjectStore
@@ -46,6 +47,7 @@ class Run:
     bytes_read: int = 0
     bytes_written: int = 0
     ended: str = ""
+    drift: Drift | None = None
 
     def __post_init__(self) -> None:
         """Keeps what was asked for: ``config`` also takes over what the collection has."""

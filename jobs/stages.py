@@ -5,7 +5,7 @@ again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -15,14 +15,16 @@ from jobs.run import Run
 from pipeline.cluster.pool import Done
 from pipeline.config import IndexConfig
 from pipeline.embed.table import read_model_id
-from pipeline.errors import DataCorrupt, WorkerError
+from pipeline.errors import DataCorrupt, UsageError, WorkerError
+from pipeline.index.balance import Drift, bit_balance, mean_shift
 from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
 from pipeline.index.calibration import Calibration
-from pipeline.index.balance import bit_balance
-from pipeline.index.encoder import Encoder, default_bits
+from pipeline.index.encoder import Encoder, choose_bits
+from pipeline.index.lists import FLAT_BELOW, choose_lists
 from pipeline.index.reduce import (
     ENCODER,
     REDUCE_STAGE,
+    FitSettings,
     PartFile,
     ReduceTask,
     ReduceWorker,
@@ -45,7 +47,7 @@ class Indexed:
     encoder: EncoderRef
     shards: Sequence[IndexShardRef]
     calibration: Calibration
-    bit_imbalance: float
+    drift: Drift
 
 
 def index_stage(
@@ -58,7 +60,7 @@ def index_stage(
     indexed = _index(run, rows, keep or (_fit(run, rows, dim, run.config.index.bits), ()))
     for _ in range(MAX_REFITS):
         next_bits = indexed.calibration.next_bits
-        if indexed.calibration.met or next_bits is None or run.config.index.recipe == "sign":
+        if indexed.calibration.met or next_bits is None or not _can_have(run.config.index, dim, next_bits):
             break
         indexed = _index(run, rows, (_fit(run, rows, dim, next_bits), ()))
     return indexed
@@ -73,6 +75,36 @@ def calibration_settings(config: IndexConfig) -> CalibrationSettings:
     return CalibrationSettings(target=config.recall, k=config.recall_at, budget=config.max_candidates)
 
 
+def check_index(config: IndexConfig, dim: int) -> None:
+    """Refuses, before any image is read, an index that cannot be built.
+
+    Raises:
+        UsageError: the recipe cannot make these bits of vectors of ``dim`` dimensions, or the memory budget
+            does not hold them.
+    """
+    calibration_settings(config)
+    bits = config.bits
+    if config.recipe == "sign" and (dim % 8 or bits not in (None, dim)):
+        raise UsageError(
+            f"the recipe `sign` makes one bit of each of the model's {dim} dimensions, a multiple of 8; "
+            f"{bits or dim} bits cannot be made",
+            fix="leave out index.bits, or take the recipe centred-rotated",
+        )
+    if config.recipe == "itq" and (dim < 8 or (bits or 8) > dim):
+        raise UsageError(
+            f"the recipe `itq` makes at most one bit per dimension, {dim // 8 * 8} of the model's {dim}; "
+            f"{bits or 8} bits cannot be made",
+            fix="ask for fewer bits, or take the recipe centred-rotated",
+        )
+    if not _can_have(config, dim, bits or 8):
+        rough = f" and {dim + 4} of an int8 vector" if config.vector_dtype == "int8" else ""
+        raise UsageError(
+            f"index.memory_budget is {config.memory_budget} bytes a vector, "
+            f"less than the {(bits or 8) // 8} of a code{rough}",
+            fix="raise index.memory_budget, or ask for fewer index.bits",
+        )
+
+
 def models_in(run: Run, parts: Sequence[PartRef]) -> set[str]:
     """The model ids that the files of ``parts`` themselves name."""
     files = [part.embeddings for part in parts if part.embeddings is not None]
@@ -83,11 +115,24 @@ def _index(run: Run, rows: Rows, keep: tuple[EncoderRef, Sequence[IndexShardRef]
     encoder_ref, kept = keep
     encoder = read_encoder(run.store, encoder_ref.file, run.cache)
     with run.stage("reduce"):
-        shards, imbalance = _reduce(run, rows.parts, encoder_ref, kept)
+        shards = _reduce(run, rows.parts, encoder_ref, kept)
     with run.stage("calibrate"):
         calibration = _calibrate(run, encoder, shards, rows.masks)
-    run.events.record("calibrated", bits=encoder.bits, met=calibration.met, reason=calibration.reason)
-    return Indexed(encoder=encoder_ref, shards=shards, calibration=calibration, bit_imbalance=imbalance)
+    run.events.record(
+        "calibrated",
+        bits=encoder.bits,
+        form=calibration.form,
+        lists=encoder.n_lists,
+        candidates=calibration.candidates.get(calibration.k),
+        probes=calibration.probes.get(calibration.k),
+        met=calibration.met,
+        reason=calibration.reason,
+    )
+    drift = _drift(run, encoder, shards)
+    run.drift = drift if calibration.method == "hamming" else None  # else no search uses bits
+    if run.drift is not None:
+        run.events.record("drift_measured", **asdict(drift), advice=drift.advice)
+    return Indexed(encoder=encoder_ref, shards=shards, calibration=calibration, drift=drift)
 
 
 def _fit(run: Run, rows: Rows, dim: int, bits: int | None) -> EncoderRef:
@@ -99,10 +144,14 @@ def _fit(run: Run, rows: Rows, dim: int, bits: int | None) -> EncoderRef:
         encoder, receipt = fit_stage(
             run.store,
             x_ND,
-            bits=bits or (dim if config.recipe == "sign" else default_bits(dim)),
-            seed=config.seed,
-            recipe=config.recipe,
-            fit_threshold=sample.fit_threshold,
+            FitSettings(
+                bits=bits or _affordable_bits(config, dim),
+                seed=config.seed,
+                recipe=config.recipe,
+                thresholds=config.thresholds,
+                n_lists=_n_lists(config, rows.live.num_rows, len(x_ND)),
+                fit_threshold=sample.fit_threshold,
+            ),
             cache=run.cache,
         )
     return EncoderRef(
@@ -114,9 +163,32 @@ def _fit(run: Run, rows: Rows, dim: int, bits: int | None) -> EncoderRef:
     )
 
 
+def _n_lists(config: IndexConfig, n_live: int, n_sample: int) -> int | None:
+    """How many lists to fit; None for the flat form."""
+    if config.form == "flat" or (config.form == "auto" and n_live < FLAT_BELOW):
+        return None
+    return config.lists or choose_lists(n_live, n_sample)
+
+
+def _affordable_bits(config: IndexConfig, dim: int) -> int:
+    """The bits that the recipe and the dimension ask for, or as many as the memory budget holds."""
+    bits = choose_bits(dim, config.recipe)
+    while not _can_have(config, dim, bits):
+        bits = (bits - 1) // 64 * 64 or bits - 8
+    return bits
+
+
+def _can_have(config: IndexConfig, dim: int, bits: int) -> bool:
+    """Whether the recipe can make so many bits, and the memory budget hold them."""
+    if (config.recipe == "sign" and bits != dim) or (config.recipe == "itq" and bits > dim):
+        return False
+    rough = dim + 4 if config.vector_dtype == "int8" else 0
+    return config.memory_budget is None or bits // 8 + rough <= config.memory_budget
+
+
 def _reduce(
     run: Run, parts: Sequence[PartRef], encoder: EncoderRef, kept: Sequence[IndexShardRef]
-) -> tuple[list[IndexShardRef], float]:
+) -> list[IndexShardRef]:
     indexed = {key for ref in kept for key in ref.parts}
     missing = [
         PartFile(key=part.key, rows=part.rows, file=part.embeddings)
@@ -147,8 +219,7 @@ def _reduce(
         run.record_done(outcome)
         run.progress.advance(len(tasks) - len(todo) + done)
     built = [receipt for receipt in receipts.values() if receipt is not None]
-    refs = [*kept, *(_shard_ref(task, receipt) for task, receipt in zip(tasks, built, strict=True))]
-    return refs, _bit_imbalance(run, refs)
+    return [*kept, *(_shard_ref(task, receipt) for task, receipt in zip(tasks, built, strict=True))]
 
 
 def _calibrate(
@@ -161,10 +232,10 @@ def _calibrate(
     return calibration
 
 
-def _bit_imbalance(run: Run, refs: Sequence[IndexShardRef]) -> float:
-    """Mean over bits of |share of ones - 1/2| over all index shards, from their receipts."""
-    ones = np.zeros(0, dtype=np.int64)
-    rows = 0
+def _drift(run: Run, encoder: Encoder, refs: Sequence[IndexShardRef]) -> Drift:
+    """How far all rows of the index are from those the encoder was fitted on, from the shards' receipts."""
+    ones_B, sum_D = np.zeros(encoder.bits, dtype=np.int64), np.zeros(encoder.d)
+    rows, crowding = 0, 0.0
     for ref in refs:
         receipt = read_receipt(run.store, REDUCE_STAGE, ref.key)
         if receipt is None:
@@ -172,9 +243,15 @@ def _bit_imbalance(run: Run, refs: Sequence[IndexShardRef]) -> float:
                 f"index shard {ref.key} of the parent snapshot has lost its receipt or a file",
                 fix="run again with --refit to build the index shards anew from the embeddings",
             )
-        ones = np.asarray(receipt.facts["ones"], dtype=np.int64) + (ones if len(ones) else 0)
+        ones_B += np.asarray(receipt.facts["ones"], dtype=np.int64)
+        sum_D += np.asarray(receipt.facts["sum"], dtype=np.float64)
+        crowding += ref.rows * float(receipt.facts["list_imbalance"])
         rows += ref.rows
-    return bit_balance(ones, rows) if rows else 0.0
+    return Drift(
+        mean_shift=0.0 if encoder.recipe == "sign" else mean_shift(sum_D, rows, encoder.mean_D),
+        bit_imbalance=bit_balance(ones_B, rows),
+        list_imbalance=crowding / rows if rows else 1.0,
+    )
 
 
 def _shard_ref(task: ReduceTask, receipt: Receipt) -> IndexShardRef:
@@ -185,4 +262,8 @@ def _shard_ref(task: ReduceTask, receipt: Receipt) -> IndexShardRef:
         codes=receipt.files["codes"],
         vectors=receipt.files["vectors"],
         row_ids=receipt.files["row_ids"],
+        offsets=receipt.files.get("offsets"),
+        order=receipt.files.get("order"),
+        int8=receipt.files.get("int8"),
+        scales=receipt.files.get("scales"),
     )

@@ -79,10 +79,16 @@ class IndexConfig(_Section):
     bits: int | None = Field(
         None, ge=8, multiple_of=8, description="bits of a code; chosen by the dimension if absent"
     )
-    recipe: Literal["centred-rotated", "sign"] = Field(
-        "centred-rotated", description="sign is the textbook recipe"
+    recipe: Literal["centred-rotated", "itq", "sign"] = Field(
+        "centred-rotated", description="how bits are made; sign is the textbook recipe"
     )
-    vector_dtype: Literal["float32", "float16"] = Field("float32", description="second-stage vectors")
+    thresholds: Literal["zero", "median"] = Field("zero", description="a bit is 1 above this")
+    form: Literal["auto", "flat", "lists"] = Field("auto", description="of the first stage")
+    lists: int | None = Field(None, ge=1, description="of the lists form; from the catalog's size if absent")
+    vector_dtype: Literal["float32", "float16", "int8"] = Field("float32", description="second-stage vectors")
+    memory_budget: int | None = Field(
+        None, ge=1, description="bytes a vector may keep in memory: its code and its int8 vector"
+    )
     shard_rows: int = Field(5_000_000, ge=1, description="the most rows in one index shard")
     max_candidates: int | None = Field(
         None, ge=1, description="the budget for C; from the catalog's size if absent"

@@ -1,43 +1,61 @@
-"""Builds one index shard from embedding parts: codes, vectors and rows, in id order.
+"""Builds one index shard from embedding parts: codes, vectors and rows, in id order or in (list, id) order.
 
 1. Read the ids of all parts; sort rows by (image id in UTF-8 bytes, part, row).
-2. Stream the embeddings by bounded batches; check each; put vector and code where the row belongs.
-3. Write ``codes.faiss``, ``vectors.npy`` and ``rows.arrow``.
+2. In lists form, stream the embeddings once to find every row's list, and sort rows by (list, rank of id).
+3. Stream the embeddings by bounded batches; check each; put vector and code where the row belongs, in mapped
+   files whose pages are given up after every batch.
 
-Memory holds the ids and codes of the shard and one batch of vectors; the vectors go straight into a mapped
-file. The same parts and encoder give the same bytes. Codes are made from the vectors *as stored* (float16
-rounding included), so that anybody can encode a stored vector and find its code.
+Memory holds the ids of the shard, a few numbers a row, and one batch of vectors. The same parts and encoder
+give the same bytes. Codes and lists are made from the vectors *as stored* (float16 rounding included), so
+that anybody can encode a stored vector and find its code.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataCorrupt
-from pipeline.index.arrays import ByteArray, Float32Array, IntArray, VectorArray
+from pipeline.index.arrays import Float32Array, FloatArray, IntArray, VectorArray
 from pipeline.index.balance import bit_balance, count_ones
 from pipeline.index.encoder import Encoder
-from pipeline.index.shard import ROWS_SCHEMA
+from pipeline.index.int8 import to_int8
+from pipeline.index.lists import assign_lists, list_imbalance
+from pipeline.index.mapped import MappedArray, create_array, faiss_header, npy_header
+from pipeline.index.shard import ROWS_SCHEMA, ShardFile
 
-VectorDtype: TypeAlias = Literal["float32", "float16"]
+VectorDtype: TypeAlias = Literal["float32", "float16", "int8"]
+"""``int8`` is float16 with rough int8 vectors beside it."""
 NORM_TOLERANCE = 1e-3
 _BATCH_ROWS = 16_384
+_SUM_GRID = 2.0**20
+_FILE_NAMES: dict[ShardFile, str] = {
+    "codes": "codes.faiss",
+    "vectors": "vectors.npy",
+    "row_ids": "rows.arrow",
+    "offsets": "offsets.npy",
+    "order": "order.npy",
+    "int8": "int8.npy",
+    "scales": "scales.npy",
+}
+"""Of an index shard in its folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BuiltShard:
-    """The three files of an index shard, and facts about them for the receipt and the gates."""
+    """The files of an index shard, and facts about them for the receipt and the gates."""
 
     codes_path: Path
     vectors_path: Path
     rows_path: Path
+    extra: Mapping[ShardFile, Path]
+    """Files that only some shards have: offsets, order, int8, scales."""
     n_rows: int
     d: int
     bits: int
@@ -45,6 +63,20 @@ class BuiltShard:
     encoder_digest: str
     ones_B: IntArray
     """How many codes have each bit set; sums over index shards."""
+    sum_D: FloatArray
+    """Sum of the stored vectors, to a multiple of 2**-20; sums over index shards."""
+    list_imbalance: float
+    """`lists.list_imbalance`; 1 in flat form."""
+
+    @property
+    def files(self) -> dict[ShardFile, Path]:
+        """All files of the shard."""
+        always: dict[ShardFile, Path] = {
+            "codes": self.codes_path,
+            "vectors": self.vectors_path,
+            "row_ids": self.rows_path,
+        }
+        return always | dict(self.extra)
 
     @property
     def bit_balance(self) -> float:
@@ -61,39 +93,70 @@ def build_index_shard(
         parts: local Parquet files with columns image_id (string) and embedding (FixedSizeList<float32>[d]).
             The order matters: it numbers the parts. No part, or parts without rows, give an empty shard.
         encoder: makes the codes.
-        folder: gets codes.faiss, vectors.npy and rows.arrow.
+        folder: gets codes.faiss, vectors.npy, rows.arrow and what the form or the type add.
         vector_dtype: of the stored second-stage vectors.
 
     Raises:
         DataCorrupt: a part is not such a file, or a row is not a finite vector of length 1 within 1e-3.
     """
     rows = _sorted_rows(parts)
+    path_of = {name: folder / file for name, file in _FILE_NAMES.items()}
+    offsets_L = None
+    if encoder.centroids_LD is not None:
+        rows, offsets_L = _in_lists(rows, parts, encoder, vector_dtype)
+        np.save(path_of["offsets"], offsets_L)
+        np.save(path_of["order"], rows["rank"].to_numpy())
+        rows = rows.drop_columns("rank")
     target_of = _targets(rows, len(parts))
-    codes_path, vectors_path, rows_path = (folder / n for n in ("codes.faiss", "vectors.npy", "rows.arrow"))
-    index, codes_NW = _empty_codes(len(rows), encoder.bits)
-    vectors_ND = _create_vectors(vectors_path, (len(rows), encoder.d), vector_dtype)
-    for number, part in enumerate(parts):
-        for first_row, x_ND in _embeddings(part, encoder.d):
-            target_N = target_of[number][first_row : first_row + len(x_ND)]
-            stored_ND = x_ND.astype(vector_dtype)
-            vectors_ND[target_N] = stored_ND
-            codes_NW[target_N] = encoder.encode(stored_ND)
-    if isinstance(vectors_ND, np.memmap):
-        vectors_ND.flush()
-    faiss.write_index_binary(index, str(codes_path))
-    with pa.OSFile(str(rows_path), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
+    ones_B, sum_D = np.zeros(encoder.bits, dtype=np.int64), np.zeros(encoder.d)
+    with ExitStack() as files:
+        arrays = _create(files, path_of, len(rows), encoder, vector_dtype)
+        for number, first_row, stored_ND in _stored(parts, encoder.d, vector_dtype):
+            target_N = target_of[number][first_row : first_row + len(stored_ND)]
+            codes_NW = encoder.encode(stored_ND)
+            arrays["vectors"].array[target_N] = stored_ND
+            arrays["codes"].array[target_N] = codes_NW
+            if vector_dtype == "int8":
+                arrays["int8"].array[target_N], arrays["scales"].array[target_N] = to_int8(stored_ND)
+            ones_B += count_ones(codes_NW)
+            sum_D += stored_ND.sum(axis=0, dtype=np.float64)
+            for array in arrays.values():
+                array.release()
+    with pa.OSFile(str(path_of["row_ids"]), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         writer.write_table(rows)
+    of_lists: tuple[ShardFile, ...] = () if offsets_L is None else ("offsets", "order")
     return BuiltShard(
-        codes_path=codes_path,
-        vectors_path=vectors_path,
-        rows_path=rows_path,
+        codes_path=path_of["codes"],
+        vectors_path=path_of["vectors"],
+        rows_path=path_of["row_ids"],
+        extra={name: path_of[name] for name in (*of_lists, *arrays) if name not in ("codes", "vectors")},
         n_rows=len(rows),
         d=encoder.d,
         bits=encoder.bits,
         vector_dtype=vector_dtype,
         encoder_digest=encoder.digest,
-        ones_B=count_ones(codes_NW),
+        ones_B=ones_B,
+        sum_D=np.rint(sum_D * _SUM_GRID) / _SUM_GRID,
+        list_imbalance=1.0 if offsets_L is None else list_imbalance(np.diff(offsets_L)),
     )
+
+
+def _in_lists(
+    rows: "pa.Table", parts: Sequence[Path], encoder: Encoder, vector_dtype: VectorDtype
+) -> tuple["pa.Table", IntArray]:
+    """The rows by (list, rank), with their ranks as one more column, and where each list begins."""
+    assert encoder.centroids_LD is not None  # noqa: S101 (for the type checker)
+    rank_of = _targets(rows, len(parts))
+    list_N = np.empty(len(rows), dtype=np.int32)
+    for number, first_row, stored_ND in _stored(parts, encoder.d, vector_dtype):
+        rank_N = rank_of[number][first_row : first_row + len(stored_ND)]
+        list_N[rank_N] = assign_lists(stored_ND, encoder.centroids_LD)
+    rank_N = np.argsort(list_N, kind="stable").astype(np.int32)
+    offsets_L = np.zeros(len(encoder.centroids_LD) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(list_N, minlength=len(encoder.centroids_LD)), out=offsets_L[1:])
+    return rows.append_column("rank", pa.array(np.arange(len(rows), dtype=np.int32))).take(
+        pa.array(rank_N)
+    ).combine_chunks(), offsets_L
 
 
 def _sorted_rows(parts: Sequence[Path]) -> "pa.Table":
@@ -139,25 +202,32 @@ def _targets(rows: "pa.Table", n_parts: int) -> list[IntArray]:
     return targets
 
 
-def _empty_codes(n: int, bits: int) -> tuple[Any, ByteArray]:
-    """A Faiss index of ``n`` zero codes and a writable view of them: one copy of the codes, not two."""
-    index = faiss.IndexBinaryFlat(bits)
-    if n == 0:
-        return index, np.empty((0, bits // 8), dtype=np.uint8)
-    index.xb.resize(n * bits // 8)
-    index.ntotal = n
-    codes_NW: ByteArray = faiss.rev_swig_ptr(index.xb.data(), n * bits // 8).reshape(n, bits // 8)
-    return index, codes_NW
-
-
-def _create_vectors(path: Path, shape_ND: tuple[int, int], dtype: VectorDtype) -> VectorArray:
-    if shape_ND[0] == 0:  # an empty file cannot be mapped
-        np.save(path, np.empty(shape_ND, dtype=dtype))
-        return np.empty(shape_ND, dtype=dtype)
-    vectors_ND: VectorArray = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.dtype(dtype), shape=shape_ND
+def _create(
+    files: ExitStack, path_of: Mapping[ShardFile, Path], n: int, encoder: Encoder, vector_dtype: VectorDtype
+) -> dict[ShardFile, MappedArray]:
+    """The files that are written row by row, in place."""
+    dtype = np.dtype("float16" if vector_dtype == "int8" else vector_dtype)
+    kinds: dict[ShardFile, tuple[tuple[int, ...], np.dtype[Any]]] = {"vectors": ((n, encoder.d), dtype)}
+    if vector_dtype == "int8":
+        kinds |= {"int8": ((n, encoder.d), np.dtype(np.int8)), "scales": ((n,), np.dtype(np.float32))}
+    arrays = {
+        name: files.enter_context(create_array(path_of[name], npy_header(shape, kind), shape, kind))
+        for name, (shape, kind) in kinds.items()
+    }
+    codes = create_array(
+        path_of["codes"], faiss_header(n, encoder.bits), (n, encoder.bits // 8), np.dtype(np.uint8)
     )
-    return vectors_ND
+    return arrays | {"codes": files.enter_context(codes)}
+
+
+def _stored(
+    parts: Sequence[Path], d: int, vector_dtype: VectorDtype
+) -> Iterator[tuple[int, int, VectorArray]]:
+    """Batches of vectors as they are stored, with their part and the number of their first row."""
+    dtype = "float16" if vector_dtype == "int8" else vector_dtype
+    for number, part in enumerate(parts):
+        for first_row, x_ND in _embeddings(part, d):
+            yield number, first_row, x_ND.astype(dtype)
 
 
 def _embeddings(part: Path, d: int) -> Iterator[tuple[int, Float32Array]]:

@@ -14,6 +14,8 @@ import numpy as np
 from pipeline.index.arrays import Float32Array, Int32Array, IntArray, VectorArray
 
 ITERATIONS = 10
+FLAT_BELOW = 100_000
+"""Rows up to which a scan of every code costs less than finding and probing lists."""
 ROWS_PER_LIST = 64
 """Of the fit sample, at least: below that, centroids follow single rows."""
 GRID = 2.0**11

@@ -1,8 +1,8 @@
 """The one order of results: value ascending, then image id in UTF-8 byte order.
 
 Every cut of this room (Hamming candidates, exact neighbours, final results) is made here, so that a result
-does not depend on how rows are spread over index shards. Inside one shard row order is id order and ids need
-not be read; across shards they are read only for rows that tie.
+does not depend on how rows are spread over index shards. Inside one shard the rank of an id is known without
+reading it (`IndexShard.order_N`, or the row number); across shards ids are read only for rows that tie.
 
 A row of an open snapshot is a *place*: index shard number * 2**40 + row, one int64; -1 where there is none.
 """
@@ -62,15 +62,30 @@ def canonical_order(
     query_M: IntArray, value_M: Float32Array | Int32Array, place_M: IntArray, shards: Sequence[IndexShard]
 ) -> IntArray:
     """The permutation that sorts loose pairs by (query, value, image id); int64 [M]. Deterministic."""
+    given_M, place_M = place_M, _ranked(shards, place_M)
     order_M = np.lexsort((place_M, value_M, query_M)).astype(np.int64)
     if len(shards) < 2 or len(order_M) < 2:
         return order_M
     tied = _in_a_tie(query_M[order_M], value_M[order_M])
     if tied.any():
         among = order_M[tied]
-        rank = np.asarray(pc.rank(ids_at(shards, place_M[among]), tiebreaker="dense")).astype(np.int64)
+        rank = np.asarray(pc.rank(ids_at(shards, given_M[among]), tiebreaker="dense")).astype(np.int64)
         order_M[tied] = among[np.lexsort((place_M[among], rank, value_M[among], query_M[among]))]
     return order_M
+
+
+def _ranked(shards: Sequence[IndexShard], place_M: IntArray) -> IntArray:
+    """Places with the rank of the row's id in its shard instead of its row number."""
+    if all(shard.order_N is None for shard in shards):
+        return place_M
+    ranked_M = place_M.copy()
+    shard_M = shard_of(place_M)
+    for number in np.unique(shard_M[place_M != NOWHERE]):
+        order_N = shards[number].order_N
+        if order_N is not None:
+            here = np.flatnonzero(shard_M == number)
+            ranked_M[here] = to_place(int(number), order_N[row_of(place_M[here])].astype(np.int64))
+    return ranked_M
 
 
 def position_in_query(sorted_query_M: IntArray) -> IntArray:

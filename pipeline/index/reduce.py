@@ -1,33 +1,41 @@
 """The fit and reduce stages: an encoder from a sample, index shards from embedding parts.
 
-A reduce task fetches the parts it is given, builds the shard's three files in a scratch folder, uploads them
+A reduce task fetches the parts it is given, builds the shard's files in a scratch folder, uploads them
 and writes the receipt. Which parts go into which shard is decided here too: parts stay together in the order
 they were published, so that an index shard, once built, is never built again.
 """
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from pipeline.fingerprint import sha256_hex, task_key
 from pipeline.index.arrays import VectorArray
 from pipeline.index.build import VectorDtype, build_index_shard
-from pipeline.index.encoder import Encoder, Recipe, fit_encoder
+from pipeline.index.encoder import Encoder, Recipe, Thresholds, fit_encoder
+from pipeline.index.shard import ShardFile
 from pipeline.storage.open import open_store
 from pipeline.storage.receipts import DataFile, Receipt, fetch, read_receipt, upload, write_receipt
 from pipeline.storage.store import ObjectStore
 
 FIT_STAGE = "fit"
-FIT_VERSION = 1
+FIT_VERSION = 2
 REDUCE_STAGE = "reduce"
-REDUCE_VERSION = 1
+REDUCE_VERSION = 2
 ENCODER = "encoder"
 
-ShardFile = Literal["codes", "vectors", "row_ids"]
+_SUFFIXES: dict[ShardFile, str] = {
+    "codes": ".codes.faiss",
+    "vectors": ".vectors.npy",
+    "row_ids": ".rows.arrow",
+    "offsets": ".offsets.npy",
+    "order": ".order.npy",
+    "int8": ".int8.npy",
+    "scales": ".scales.npy",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,18 @@ class ReduceTask:
         return sum(part.rows for part in self.parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """What decides an encoder, besides its sample; the arguments of `fit_encoder`."""
+
+    bits: int
+    seed: int
+    recipe: Recipe
+    thresholds: Thresholds
+    n_lists: int | None
+    fit_threshold: str
+
+
 def group_parts(parts: Sequence[PartFile], max_rows: int) -> list[tuple[PartFile, ...]]:
     """Consecutive parts for each index shard, at most ``max_rows`` rows unless a single part has more."""
     groups: list[list[PartFile]] = []
@@ -75,22 +95,15 @@ def group_parts(parts: Sequence[PartFile], max_rows: int) -> list[tuple[PartFile
 
 
 def fit_stage(
-    store: ObjectStore,
-    x_ND: VectorArray,
-    *,
-    bits: int,
-    seed: int,
-    recipe: Recipe,
-    fit_threshold: str,
-    cache: Path,
+    store: ObjectStore, x_ND: VectorArray, settings: FitSettings, *, cache: Path
 ) -> tuple[Encoder, Receipt]:
     """The encoder fitted on the sample ``x_ND``, from its receipt if the same sample was fitted before."""
-    config = {"bits": bits, "seed": seed, "recipe": recipe, "fit_threshold": fit_threshold}
+    config = asdict(settings)
     sample = np.ascontiguousarray(x_ND, dtype=np.float32)
     key = task_key(FIT_STAGE, FIT_VERSION, config, [sha256_hex(sample.tobytes()), str(sample.shape)])
     receipt = read_receipt(store, FIT_STAGE, key)
     if receipt is None:
-        encoder = fit_encoder(sample, bits=bits, seed=seed, recipe=recipe, fit_threshold=fit_threshold)
+        encoder = fit_encoder(sample, **config)
         file = upload(store, "encoders", key, ".npz", encoder.to_bytes())
         receipt = write_receipt(
             store,
@@ -127,13 +140,16 @@ class ReduceWorker:
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache) as folder:
             built = build_index_shard(paths, encoder, Path(folder), vector_dtype=task.vector_dtype)
-            files = {
-                "codes": upload(self._store, "index", task.key, ".codes.faiss", built.codes_path),
-                "vectors": upload(self._store, "index", task.key, ".vectors.npy", built.vectors_path),
-                "row_ids": upload(self._store, "index", task.key, ".rows.arrow", built.rows_path),
+            files: dict[str, DataFile] = {
+                name: upload(self._store, "index", task.key, _SUFFIXES[name], path)
+                for name, path in built.files.items()
             }
         counts = {"rows": built.n_rows}
-        facts = {"ones": [int(ones) for ones in built.ones_B]}
+        facts = {
+            "ones": [int(ones) for ones in built.ones_B],
+            "sum": [float(total) for total in built.sum_D],
+            "list_imbalance": built.list_imbalance,
+        }
         return write_receipt(
             self._store, Receipt(stage=REDUCE_STAGE, key=task.key, files=files, counts=counts, facts=facts)
         )

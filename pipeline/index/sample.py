@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from pipeline.index.arrays import IntArray, KeyArray
 
-MAX_FIT_ROWS = 65_536
+FIT_ROWS = 65_536
+MAX_FIT_ROWS = 1 << 20
 MAX_QUERIES = 1_000
 NOTHING_FITTED = ""
 """The fit threshold of an encoder that saw no row: every row's key is above it."""
@@ -59,8 +60,12 @@ def seeded_order(ids: Ids, seed: int) -> KeyArray:
 
 
 def fit_sample(keys_N: KeyArray) -> FitSample:
-    """The rows to fit a new encoder on: those with the smallest keys, min(65,536, N // 4) of them."""
-    n_fit = min(MAX_FIT_ROWS, len(keys_N) // 4)
+    """The rows to fit a new encoder on: those with the smallest keys.
+
+    A quarter of all rows, at most 65,536, or one in 64 where that is more (list centroids need them), at most
+    1,048,576.
+    """
+    n_fit = min(len(keys_N) // 4, max(FIT_ROWS, min(len(keys_N) // 64, MAX_FIT_ROWS)))
     rows_N = _smallest(keys_N, n_fit)
     threshold = f"{int(keys_N[rows_N[-1]]):016x}" if n_fit else NOTHING_FITTED
     return FitSample(rows_N=rows_N, fit_threshold=threshold)

@@ -1,15 +1,17 @@
-"""One index shard as it is searched: its three files mapped, checked against each other and the encoder.
+"""One index shard as it is searched: its files mapped, checked against each other and the encoder.
 
 The files are plain: ``codes`` opens with ``faiss.read_index_binary``, ``vectors`` with ``numpy.load``,
-``rows`` with ``pyarrow.ipc.open_file``. Rows are in id order (UTF-8 bytes), so a row number orders like its
-id. Nothing is read until it is needed, so opening costs milliseconds and many processes share one copy in the
-page cache.
+``rows`` with ``pyarrow.ipc.open_file``. In flat form rows are in id order (UTF-8 bytes), so a row number
+orders like its id. In lists form they are in (list, id) order; ``offsets`` says where each list begins and
+``order`` which rank each row's id has. Nothing is read until it is needed, so opening costs milliseconds and
+many processes share one copy in the page cache.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import faiss
 import numpy as np
@@ -26,6 +28,8 @@ from pipeline.index.arrays import (
     VectorArray,
 )
 from pipeline.index.encoder import Encoder
+from pipeline.index.lists import assign_lists
+from pipeline.index.mapped import faiss_header
 
 ROWS_SCHEMA = pa.schema(
     [
@@ -34,6 +38,9 @@ ROWS_SCHEMA = pa.schema(
         pa.field("row", pa.int32(), nullable=False),
     ]
 )
+ShardFile: TypeAlias = Literal["codes", "vectors", "row_ids", "offsets", "order", "int8", "scales"]
+"""``codes``, ``vectors`` and ``row_ids`` always; ``offsets`` and ``order`` in lists form; ``int8`` and
+``scales`` where rough vectors were asked for."""
 _SELF_CHECK_ROWS = 8
 
 
@@ -71,8 +78,10 @@ class IndexShard:
         rows_path: Path,
         encoder: Encoder | None,
         alive: BoolArray | None = None,
+        *,
+        extra: Mapping[ShardFile, Path] | None = None,
     ) -> "IndexShard":
-        """Maps the three files of a shard.
+        """Maps the files of a shard.
 
         Args:
             codes_path: the Faiss file; None (with ``encoder`` None) opens the shard for exact search only.
@@ -80,11 +89,13 @@ class IndexShard:
             rows_path: the Arrow file.
             encoder: the encoder that the snapshot names; a few rows are encoded again to prove it.
             alive: bool [N] in row order; None where every row is live.
+            extra: the .npy files of the lists form and of rough vectors, where the shard has them.
 
         Raises:
             DataCorrupt: a file is garbled or missing, the files disagree with each other, with ``alive`` or
                 with the encoder.
         """
+        extra = extra or {}
         vectors_ND = _map_vectors(vectors_path)
         rows = _map_rows(rows_path)
         index = _map_codes(codes_path) if codes_path is not None and encoder is not None else None
@@ -97,6 +108,10 @@ class IndexShard:
             row_N=_only_chunk(rows["row"]).to_numpy(),
             alive_N=None if alive is None or alive.all() else np.array(alive, dtype=np.bool_),
             faiss_index=index,
+            offsets_L=_map_numbers(extra.get("offsets"), "i8", 1),
+            order_N=_map_numbers(extra.get("order"), "i4", 1),
+            int8_ND=_map_numbers(extra.get("int8"), "i1", 2),
+            int8_scale_N=_map_numbers(extra.get("scales"), "f4", 1),
         )
         _check_sizes(shard, vectors_path, None if alive is None else len(alive))
         if encoder is not None and codes_path is not None:
@@ -122,13 +137,27 @@ class IndexShard:
         """Live rows that hold ``image_id``, ascending: one or none, usually. Reads O(log N) ids."""
         wanted = image_id.encode()
         rows = np.arange(self._first_at_least(wanted), self._first_at_least(wanted + b"\0"), dtype=np.int64)
+        if self._by_id is not None:
+            rows = np.sort(self._by_id[rows]).astype(np.int64)
         return rows if self.alive_N is None else rows[self.alive_N[rows]]
+
+    @cached_property
+    def _by_id(self) -> Int32Array | None:
+        """Rows in the order of their ids; None where that is the order they lie in."""
+        if self.order_N is None:
+            return None
+        by_id_N = np.empty(self.n_rows, dtype=np.int32)
+        by_id_N[self.order_N] = np.arange(self.n_rows, dtype=np.int32)
+        return by_id_N
 
     def _first_at_least(self, wanted: bytes) -> int:
         low, high = 0, self.n_rows
         while low < high:
             middle = (low + high) // 2
-            if self.ids[middle].as_py().encode() < wanted:
+            if (
+                self.ids[middle if self._by_id is None else int(self._by_id[middle])].as_py().encode()
+                < wanted
+            ):
                 low = middle + 1
             else:
                 high = middle
@@ -138,13 +167,26 @@ class IndexShard:
 def _map_codes(path: Path) -> Any:
     if not path.is_file():
         raise DataCorrupt(f"{path} is missing")
+    _check_header(path)
     try:
         index = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as exc:
         raise DataCorrupt(f"{path} is not a Faiss binary index: {exc}") from exc
-    if not isinstance(index, faiss.IndexBinaryFlat):
-        raise DataCorrupt(f"{path}: expected an IndexBinaryFlat, got {type(index).__name__}")
     return index
+
+
+def _check_header(path: Path) -> None:
+    """Refuses, before Faiss believes any number in it, a file whose header does not fit its size."""
+    with path.open("rb") as file:
+        header = file.read(len(faiss_header(0, 8)))
+    if not header.startswith(b"IBxF"):
+        raise DataCorrupt(f"{path}: expected a Faiss IndexBinaryFlat (IBxF), got a file of {header[:4]!r}")
+    bits, n = int.from_bytes(header[4:8], "little"), int.from_bytes(header[12:20], "little")
+    if header != faiss_header(n, bits) or path.stat().st_size != len(header) + n * (bits // 8):
+        raise DataCorrupt(
+            f"{path}: the header of {n} codes of {bits} bits and a size of {path.stat().st_size} bytes "
+            "do not agree"
+        )
 
 
 def _codes_of(index: Any) -> ByteArray:
@@ -168,6 +210,18 @@ def _map_vectors(path: Path) -> VectorArray:
     return vectors_ND.view(np.ndarray)
 
 
+def _map_numbers(path: Path | None, dtype: str, n_dimensions: int) -> Any:
+    if path is None:
+        return None
+    try:
+        numbers = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as exc:
+        raise DataCorrupt(f"{path} is not an .npy file: {exc}") from exc
+    if not isinstance(numbers, np.ndarray) or numbers.ndim != n_dimensions or numbers.dtype != dtype:
+        raise DataCorrupt(f"{path}: expected a {n_dimensions}-D array of {np.dtype(dtype)}")
+    return numbers.view(np.ndarray)
+
+
 def _map_rows(path: Path) -> "pa.Table":
     try:
         with pa.memory_map(str(path)) as source:
@@ -187,11 +241,22 @@ def _check_sizes(shard: IndexShard, vectors_path: Path, n_alive: int | None) -> 
     counts = {"vectors": shard.n_rows, "rows": len(shard.ids)}
     if shard.codes_NW is not None:
         counts["codes"] = len(shard.codes_NW)
+    if shard.offsets_L is not None:
+        counts["rows in lists"] = _rows_in_lists(shard.offsets_L)
+    for name, array in (("id ranks", shard.order_N), ("int8", shard.int8_ND), ("scales", shard.int8_scale_N)):
+        if array is not None:
+            counts[name] = len(array)
     if n_alive is not None:
         counts["live flags"] = n_alive
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{n} {name}" for name, n in counts.items())
         raise DataCorrupt(f"the files of the index shard at {vectors_path.parent} do not agree: {said}")
+
+
+def _rows_in_lists(offsets_L: IntArray) -> int:
+    """Where the last list ends; -1 where offsets are no offsets."""
+    sound = len(offsets_L) > 1 and offsets_L[0] == 0 and bool((np.diff(offsets_L) >= 0).all())
+    return int(offsets_L[-1]) if sound else -1
 
 
 def _check_encoder(shard: IndexShard, encoder: Encoder, codes_path: Path) -> None:
@@ -203,6 +268,9 @@ def _check_encoder(shard: IndexShard, encoder: Encoder, codes_path: Path) -> Non
             f"{codes_path}: the encoder makes {encoder.bits} bits from {encoder.d} dimensions, "
             f"the files hold {bits} bits and {d} dimensions"
         )
+    n_lists = None if shard.offsets_L is None else len(shard.offsets_L) - 1
+    if n_lists != encoder.n_lists:
+        raise DataCorrupt(f"{codes_path}: the encoder has {encoder.n_lists} lists, the shard {n_lists}")
     rows = np.unique(np.linspace(0, max(shard.n_rows - 1, 0), _SELF_CHECK_ROWS).astype(np.int64))[
         : shard.n_rows
     ]
@@ -212,3 +280,11 @@ def _check_encoder(shard: IndexShard, encoder: Encoder, codes_path: Path) -> Non
             f"{codes_path}: the codes of {len(wrong)} of {len(rows)} checked rows (first: row {wrong[0]}) "
             f"are not those of encoder {encoder.digest[:12]}: another encoder made them, or a file is garbled"
         )
+    if shard.offsets_L is not None and encoder.centroids_LD is not None and len(rows):
+        list_N = assign_lists(shard.vectors_ND[rows], encoder.centroids_LD)
+        misplaced = rows[list_N != np.searchsorted(shard.offsets_L, rows, side="right") - 1]
+        if len(misplaced):
+            raise DataCorrupt(
+                f"{codes_path}: {len(misplaced)} of {len(rows)} checked rows (first: row {misplaced[0]}) "
+                f"lie in a list that encoder {encoder.digest[:12]} did not choose: a file is garbled"
+            )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import DataCorrupt, StoreMismatch
 from pipeline.fingerprint import canonical_json, digest, sha256_hex
 from pipeline.index.calibration import Calibration
+from pipeline.index.shard import ShardFile
 from pipeline.storage import layout
 from pipeline.storage.receipts import DataFile
 from pipeline.storage.store import ObjectStore
@@ -49,6 +50,21 @@ class IndexShardRef(_Value):
     codes: DataFile
     vectors: DataFile
     row_ids: DataFile
+    offsets: DataFile | None = None
+    order: DataFile | None = None
+    int8: DataFile | None = None
+    scales: DataFile | None = None
+
+    @property
+    def extra(self) -> dict[ShardFile, DataFile]:
+        """The files that only the lists form or rough vectors have."""
+        files: dict[ShardFile, DataFile | None] = {
+            "offsets": self.offsets,
+            "order": self.order,
+            "int8": self.int8,
+            "scales": self.scales,
+        }
+        return {name: file for name, file in files.items() if file is not None}
 
 
 class DeadRowsRef(_Value):
@@ -159,7 +175,9 @@ class Content(_Value):
                 "encoder": self.encoder.digest,
                 "parts": [[p.key, p.rows, _sha(p.embeddings), _sha(p.rejects)] for p in self.parts],
                 "index_shards": [
-                    [s.key, s.codes.sha256, s.vectors.sha256, s.row_ids.sha256] for s in self.index_shards
+                    [s.key, s.codes.sha256, s.vectors.sha256, s.row_ids.sha256]
+                    + [[name, file.sha256] for name, file in s.extra.items()]
+                    for s in self.index_shards
                 ],
                 "dead_rows": [[d.part, d.file.sha256] for d in self.dead_rows],
                 "attributes": [a.file.sha256 for a in self.attributes],

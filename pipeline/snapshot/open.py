@@ -83,7 +83,12 @@ def _open_shard(
     rows_path = fetch(store, ref.row_ids, cache)
     alive = _alive(rows_path, ref, dead)
     return IndexShard.open(
-        fetch(store, ref.codes, cache), fetch(store, ref.vectors, cache), rows_path, encoder, alive
+        fetch(store, ref.codes, cache),
+        fetch(store, ref.vectors, cache),
+        rows_path,
+        encoder,
+        alive,
+        extra={name: fetch(store, file, cache) for name, file in ref.extra.items()},
     )
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.index.arrays import BoolArray, ByteArray, Float32Array, Int32Array, VectorArray
-from pipeline.index.build import VectorDtype, build_index_shard
+from pipeline.index.build import BuiltShard, VectorDtype, build_index_shard
 from pipeline.index.encoder import Encoder
 from pipeline.index.shard import IndexShard
 
@@ -47,8 +47,17 @@ def open_shard(
     folder.mkdir(parents=True, exist_ok=True)
     part = write_part(folder / "part.parquet", ids, x_ND)
     built = build_index_shard([part], encoder, folder, vector_dtype=vector_dtype)
-    alive = np.array([image_id not in set(dead) for image_id in sorted(ids, key=str.encode)], dtype=np.bool_)
-    return IndexShard.open(built.codes_path, built.vectors_path, built.rows_path, encoder, alive)
+    shard = open_built(built, encoder)
+    dead_ids = set(dead)
+    alive = np.array([image_id not in dead_ids for image_id in shard.ids.to_pylist()], dtype=np.bool_)
+    return open_built(built, encoder, alive)
+
+
+def open_built(built: BuiltShard, encoder: Encoder, alive: BoolArray | None = None) -> IndexShard:
+    """Opens what `build_index_shard` built."""
+    return IndexShard.open(
+        built.codes_path, built.vectors_path, built.rows_path, encoder, alive, extra=built.extra
+    )
 
 
 def spread(

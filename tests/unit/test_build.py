@@ -1,5 +1,6 @@
 """Index shards on disk: plain files, id order, same bytes, and refusals that name the part and the row."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -9,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import DataCorrupt
+from pipeline.index.balance import count_ones
 from pipeline.index.build import BuiltShard, build_index_shard
 from pipeline.index.encoder import Encoder, fit_encoder
-from tests.support.index_shards import unit_rows, write_part
+from pipeline.index.lists import assign_lists
+from tests.support.index_shards import open_built, unit_rows, write_part
 
 D = 16
 IDS_A = ["zebra", "b", "é", "a/10", "a/9"]
@@ -149,3 +152,71 @@ def test_null_in_a_part_is_refused(column: str, encoder: Encoder, tmp_path: Path
     pq.write_table(spoilt, part)
     with pytest.raises(DataCorrupt, match=r"p\.parquet"):
         build_index_shard([part], encoder, tmp_path)
+
+
+@pytest.fixture
+def list_encoder() -> Encoder:
+    return fit_encoder(unit_rows(80, D, seed=0), bits=64, n_lists=4)
+
+
+def test_lists_form_orders_rows_by_list_and_id(
+    parts: list[Path], list_encoder: Encoder, tmp_path: Path
+) -> None:
+    flat = open_built(
+        _build(parts, _without_lists(list_encoder), tmp_path / "flat"), _without_lists(list_encoder)
+    )
+    built = _build(parts, list_encoder, tmp_path / "lists")
+    assert list_encoder.centroids_LD is not None
+    offsets_L, order_N = np.load(built.extra["offsets"]), np.load(built.extra["order"])
+    assert (offsets_L.dtype, order_N.dtype, len(offsets_L)) == (np.int64, np.int32, 5)
+    shard = open_built(built, list_encoder)
+    list_N = assign_lists(flat.vectors_ND, list_encoder.centroids_LD)
+    expected = sorted(range(flat.n_rows), key=lambda row: (list_N[row], row))
+    assert order_N.tolist() == expected
+    assert np.diff(offsets_L).tolist() == np.bincount(list_N, minlength=4).tolist()
+    assert shard.ids.to_pylist() == flat.ids.take(pa.array(expected)).to_pylist()
+    assert (shard.vectors_ND == flat.vectors_ND[expected]).all()
+    assert shard.codes_NW is not None
+    assert flat.codes_NW is not None
+    assert (shard.codes_NW == flat.codes_NW[expected]).all()
+    assert (shard.part_N == flat.part_N[expected]).all()
+    assert built.list_imbalance >= 1
+
+
+def _without_lists(encoder: Encoder) -> Encoder:
+    """The same encoder without lists."""
+    return replace(encoder, centroids_LD=None)
+
+
+def test_codes_file_is_what_faiss_itself_would_write(
+    parts: list[Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    built = _build(parts, encoder, tmp_path / "shard")
+    index = faiss.IndexBinaryFlat(64)
+    index.add(encoder.encode(np.load(built.vectors_path)))
+    faiss.write_index_binary(index, str(tmp_path / "faiss"))
+    assert built.codes_path.read_bytes() == (tmp_path / "faiss").read_bytes()
+
+
+def test_int8_is_within_half_a_step_of_the_float16_beside_it(
+    parts: list[Path], list_encoder: Encoder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shard"
+    folder.mkdir()
+    built = build_index_shard(parts, list_encoder, folder, vector_dtype="int8")
+    x_ND, int8_ND, scale_N = (
+        np.load(p) for p in (built.vectors_path, built.extra["int8"], built.extra["scales"])
+    )
+    assert (x_ND.dtype, int8_ND.dtype, scale_N.dtype) == (np.float16, np.int8, np.float32)
+    error_ND = np.abs(int8_ND * scale_N[:, None] - x_ND.astype(np.float32))
+    assert (error_ND <= 0.5001 * scale_N[:, None]).all()
+    assert (np.abs(int8_ND).max(axis=1) == 127).all()
+
+
+def test_sums_and_ones_are_those_of_the_stored_rows(
+    parts: list[Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    built = _build(parts, encoder, tmp_path / "shard")
+    vectors_ND = np.load(built.vectors_path)
+    np.testing.assert_allclose(built.sum_D, vectors_ND.sum(axis=0, dtype=np.float64), atol=2e-6)
+    assert (built.ones_B == count_ones(encoder.encode(vectors_ND))).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.index.sample import MAX_FIT_ROWS, fit_sample, query_sample, seeded_order, was_fitted
+from pipeline.index.sample import FIT_ROWS, fit_sample, query_sample, seeded_order, was_fitted
 
 
 def _ids(n: int) -> list[str]:
@@ -35,7 +35,7 @@ def test_fit_rows_are_a_quarter_with_the_smallest_keys() -> None:
 
 def test_fit_rows_are_capped() -> None:
     keys_N = np.random.default_rng(0).integers(0, 2**63, 300_000).astype(np.uint64)
-    assert len(fit_sample(keys_N).rows_N) == MAX_FIT_ROWS
+    assert len(fit_sample(keys_N).rows_N) == FIT_ROWS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""Writes a large array into a mapped file in any order of rows, in bounded resident memory.
+
+The pages that were written belong to the file; `release` gives them up after every batch, and the system
+writes them out when it likes.
+"""
+
+import io
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class MappedArray:
+    """An array behind a header in a file; rows are written through ``array``."""
+
+    def __init__(self, mapping: mmap.mmap, array: npt.NDArray[Any]) -> None:
+        """A view ``array`` of ``mapping``."""
+        self.array = array
+        self._mapping = mapping
+
+    def release(self) -> None:
+        """Gives up the resident pages; what was written stays in the file."""
+        self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
+@contextmanager
+def create_array(
+    path: Path, header: bytes, shape: tuple[int, ...], dtype: npt.DTypeLike
+) -> Iterator[MappedArray]:
+    """A new file of ``header`` and then zeros for an array of this shape, C order."""
+    dtype = np.dtype(dtype)
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    with path.open("wb+") as file:
+        file.write(header)
+        file.truncate(len(header) + n_bytes)
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), len(header) + n_bytes)
+        yield MappedArray(mapping, np.ndarray(shape, dtype, buffer=mapping, offset=len(header)))
+
+
+def npy_header(shape: tuple[int, ...], dtype: npt.DTypeLike) -> bytes:
+    """The header of an .npy file, format 1.0, of a C-order array."""
+    buffer = io.BytesIO()
+    plain = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, plain)
+    return buffer.getvalue()
+
+
+def faiss_header(n: int, bits: int) -> bytes:
+    """The header of Faiss's file of an IndexBinaryFlat of ``n`` codes: type, sizes, trained, length."""
+    return struct.pack("<4siIQ?iQ", b"IBxF", bits, bits // 8, n, True, 1, n * bits // 8)
