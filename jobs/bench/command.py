@@ -13,6 +13,7 @@ import typer
 from jobs.bench.contest import Contest, run_contest
 from jobs.bench.growth import measure_growth
 from jobs.bench.image_sets import ImageSet, demo_set, prepare_model, source_set
+from jobs.bench.index import command as index_command
 from jobs.bench.machine import load, machine_facts, usable_cores
 from jobs.bench.overlap import OverlapPlan, decode_bound, latency
 from jobs.bench.peers_environment import PeersEnvironment, find_or_make
@@ -23,6 +24,7 @@ from jobs.run import default_cache
 from pipeline.errors import UsageError
 
 app = typer.Typer(help="Benchmarks: side by side on this machine, as ratios.", no_args_is_help=True)
+app.command("index", epilog=index_command.EXAMPLE)(index_command.index)
 
 _QUICK_PRODUCTS, _PRODUCTS = 40, 300
 _QUICK_PHOTOS, _PHOTOS = 24, 300

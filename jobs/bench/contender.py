@@ -34,6 +34,7 @@ class Contender:
     settings: Mapping[str, Any]
     python: str = sys.executable
     environment: Mapping[str, str] | None = None
+    timeout_s: float = _TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def _run_in(folder: Path, scratch: Path, contender: Contender, *, with_memory: b
             start_new_session=True,
         )
         with MemoryWatch(process.pid) if with_memory else contextlib.nullcontext() as watch:
-            out, failure = _wait(process)
+            out, failure = _wait(process, contender.timeout_s)
     wall_s = time.perf_counter() - started
     line = next((line for line in reversed(out.splitlines()) if line.startswith("{")), "")
     if not failure and (process.returncode or not line):
@@ -105,12 +106,12 @@ def _environment(contender: Contender, folder: Path) -> dict[str, str]:
     return environment
 
 
-def _wait(process: subprocess.Popen[bytes]) -> tuple[str, str]:
+def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[str, str]:
     try:
-        out, _ = process.communicate(timeout=_TIMEOUT_S)
+        out, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         _kill(process)
-        return "", f"not done after {_TIMEOUT_S:.0f} s"
+        return "", f"exceeded {timeout_s:.0f} s"
     except BaseException:
         _kill(process)
         raise

@@ -1,11 +1,13 @@
-"""The peers' own environment: a venv in the cache folder with torch and Ray Data, which ours must not have.
+"""Environments of the peers' own: venvs in the cache folder with packages that ours must not have.
 
-Versions of what both sides use are those installed here, so that a ratio compares programs and not releases.
-It is made once and used again while what it should hold stays the same.
+Each is made once and used again while what it should hold stays the same. That of ``bench embed`` has torch
+and Ray Data; versions of what both sides use are those installed here, so that a ratio compares programs and
+not releases.
 """
 
 import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -32,8 +34,15 @@ class PeersEnvironment:
 
 
 def find_or_make(cache: Path, *, make: bool = True) -> PeersEnvironment:
-    """The peers' environment under ``cache``; made if it is missing or another is wanted, and ``make``."""
-    folder, wanted = cache / "bench-peers", _wanted()
+    """The environment of the peers of ``bench embed``; see ``environment``."""
+    return environment(cache / "bench-peers", _wanted(), make=make)
+
+
+def environment(folder: Path, wanted: list[str], *, make: bool) -> PeersEnvironment:
+    """The environment at ``folder`` with the requirements ``wanted``.
+
+    It is made if it is missing or holds something else, and ``make``. A failure is an answer, not raised.
+    """
     python = folder / "bin" / "python"
     marker = folder / _MARKER
     if marker.is_file():
@@ -44,7 +53,7 @@ def find_or_make(cache: Path, *, make: bool = True) -> PeersEnvironment:
         return PeersEnvironment(
             python=None, made_s=0.0, versions={}, failure="not installed, and not asked for"
         )
-    say(f"bench: making the peers' environment in {folder}, once: {', '.join(wanted)}")
+    say(f"bench: making an environment for peers in {folder}, once: {', '.join(wanted)}")
     started = time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)
     failure = _make(folder, python, wanted)
@@ -52,7 +61,7 @@ def find_or_make(cache: Path, *, make: bool = True) -> PeersEnvironment:
     if failure:
         say(f"bench: the peers cannot be installed, their figures stay empty: {failure}")
         return PeersEnvironment(python=None, made_s=made_s, versions={}, failure=failure)
-    versions = _versions(python)
+    versions = _versions(python, wanted)
     marker.write_text(json.dumps({"wanted": wanted, "versions": versions}))
     return PeersEnvironment(python=str(python), made_s=made_s, versions=versions)
 
@@ -79,11 +88,9 @@ def _make(folder: Path, python: Path, wanted: list[str]) -> str:
     return ""
 
 
-def _versions(python: Path) -> dict[str, str]:
-    code = (
-        "import importlib.metadata as m, json; "
-        "print(json.dumps({n: m.version(n) for n in ('ray', 'torch', 'onnxruntime', 'pillow', 'pyarrow')}))"
-    )
+def _versions(python: Path, wanted: list[str]) -> dict[str, str]:
+    names = [re.split(r"[^\w.-]", requirement)[0] for requirement in wanted]
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names!r}}}))"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own venv
     versions: dict[str, str] = json.loads(done.stdout)
     return versions

@@ -1,0 +1,170 @@
+"""Our index behind the interface of the peers: the code of a nightly run, from embedding parts to a search.
+
+``build_s`` is fitting the encoder (reading and hashing the ids, reading the sample) and building the index
+shards' files from Parquet. Calibrating, which no peer does for its user, is ``calibrate_s``; where it asks
+for more bits, fit and build are done again and counted again, as in a night.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.bench.peers.index import measure
+from jobs.bench.peers.index.library import Array, Settings
+from pipeline.config import IndexConfig
+from pipeline.index.build import build_index_shard
+from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
+from pipeline.index.calibration import Calibration
+from pipeline.index.encoder import Encoder, default_bits, fit_encoder
+from pipeline.index.sample import fit_sample, seeded_order
+from pipeline.index.search import Searcher
+from pipeline.index.shard import IndexShard, ShardFile
+
+_ENCODER, _CALIBRATION = "encoder.npz", "calibration.json"
+_SHARDS = "shards.json"
+
+
+class Index:
+    """Settings of the build: any of the section index of bitsieve.toml. Of a search: ``candidates``."""
+
+    def __init__(self, data: Path, folder: Path, threads: int) -> None:
+        self._parts = sorted((data / "parts").iterdir())
+        self._folder = folder
+        self._threads = threads
+        self._candidates: int | None = None
+        self._searcher: Searcher | None = None
+
+    def prepare(self) -> None:
+        """Nothing: the parts are where a night finds them."""
+
+    def build(self, settings: Settings) -> Settings:
+        """Fit, build, calibrate; again with more bits where the calibration asks for them."""
+        config = IndexConfig.model_validate(settings)
+        build_s = calibrate_s = 0.0
+        bits = config.bits
+        refits = 0
+        while True:
+            started = time.perf_counter()
+            encoder = self._fit(config, bits)
+            fitted = time.perf_counter()
+            self._reduce(encoder, config)
+            built = time.perf_counter()
+            calibration = calibrate(encoder, self._open(encoder), _wanted(config), threads=self._threads)
+            build_s += built - started
+            calibrate_s += time.perf_counter() - built
+            bits = calibration.next_bits
+            if calibration.met or bits is None or "bits" in settings or refits == MAX_REFITS:
+                break
+            refits += 1
+        (self._folder / _ENCODER).write_bytes(encoder.to_bytes())
+        (self._folder / _CALIBRATION).write_text(json.dumps(calibration.to_json()))
+        return {
+            "build_s": build_s,
+            "fit_s": fitted - started,
+            "calibrate_s": calibrate_s,
+            "build_and_calibrate_s": build_s + calibrate_s,
+            "refits": refits,
+            "calibration": calibration.to_json(),
+        }
+
+    def save(self) -> None:
+        """The files are there already: writing them is part of the build."""
+
+    def open(self, _settings: Settings) -> None:
+        """Maps the index shards."""
+        encoder = Encoder.from_bytes((self._folder / _ENCODER).read_bytes())
+        calibration = Calibration.from_json(json.loads((self._folder / _CALIBRATION).read_text()))
+        self._searcher = Searcher(encoder, self._open(encoder), calibration, threads=self._threads)
+
+    def choose(self, settings: Settings) -> None:
+        """``candidates``: another C than the calibrated one, for the curve."""
+        self._candidates = settings.get("candidates")
+
+    def search(self, xq_QD: Array, k: int) -> Any:
+        """Ids and distances, as every caller of ours gets them."""
+        assert self._searcher is not None  # noqa: S101 - measure opens before it searches
+        return self._searcher.search(xq_QD, k, candidates=self._candidates)
+
+    def rows(self, answer: Any, k: int) -> Array:
+        """Ids are row numbers."""
+        return np.array([[*map(int, ids), *[-1] * (k - len(ids))] for ids in answer.ids], dtype=np.int64)
+
+    def second_stage(self) -> list[Path]:
+        """The vectors of every index shard."""
+        return sorted(self._folder.glob("shard-*/vectors.npy"))
+
+    def _fit(self, config: IndexConfig, bits: int | None) -> Encoder:
+        ids = pa.concat_arrays(
+            [pq.read_table(part, columns=["image_id"])["image_id"].combine_chunks() for part in self._parts]
+        )
+        sample = fit_sample(seeded_order(ids, config.seed))
+        x_ND = self._rows(sample.rows_N)
+        d = x_ND.shape[1]
+        return fit_encoder(
+            x_ND,
+            bits=bits or (d if config.recipe == "sign" else default_bits(d)),
+            seed=config.seed,
+            recipe=config.recipe,
+            fit_threshold=sample.fit_threshold,
+        )
+
+    def _rows(self, rows_N: Array) -> Array:
+        """The vectors of these rows of all parts, in this order."""
+        found, first = [], 0
+        places = np.argsort(rows_N, kind="stable")
+        ordered = rows_N[places]
+        for part in self._parts:
+            column = pq.read_table(part, columns=["embedding"])["embedding"].combine_chunks()
+            x_ND = column.values.to_numpy().reshape(len(column), -1)
+            here = ordered[(ordered >= first) & (ordered < first + len(x_ND))] - first
+            found.append(x_ND[here])
+            first += len(x_ND)
+        x_ND = np.concatenate(found)
+        back = np.empty_like(places)
+        back[places] = np.arange(len(places))
+        return np.ascontiguousarray(x_ND[back])
+
+    def _reduce(self, encoder: Encoder, config: IndexConfig) -> None:
+        shards = []
+        for number, parts in enumerate(_groups(self._parts, config.shard_rows)):
+            folder = self._folder / f"shard-{number:03d}"
+            folder.mkdir(exist_ok=True)
+            built = build_index_shard(parts, encoder, folder, vector_dtype=config.vector_dtype)
+            shards.append({name: str(path) for name, path in built.files.items()})
+        (self._folder / _SHARDS).write_text(json.dumps(shards))
+
+    def _open(self, encoder: Encoder) -> list[IndexShard]:
+        shards = json.loads((self._folder / _SHARDS).read_text())
+        return [_open_shard({name: Path(path) for name, path in one.items()}, encoder) for one in shards]
+
+
+def _open_shard(files: dict[ShardFile, Path], encoder: Encoder) -> IndexShard:
+    extra = {name: path for name, path in files.items() if name not in ("codes", "vectors", "row_ids")}
+    return IndexShard.open(files["codes"], files["vectors"], files["row_ids"], encoder, extra=extra)
+
+
+def _wanted(config: IndexConfig) -> CalibrationSettings:
+    return CalibrationSettings(target=config.recall, k=config.recall_at, budget=config.max_candidates)
+
+
+def _groups(parts: list[Path], shard_rows: int) -> list[list[Path]]:
+    """Consecutive parts for each index shard, as the reduce stage groups them."""
+    groups: list[list[Path]] = []
+    rows = 0
+    for part in parts:
+        n = pq.read_metadata(part).num_rows
+        if not groups or rows + n > shard_rows:
+            groups.append([])
+            rows = 0
+        groups[-1].append(part)
+        rows += n
+    return groups
+
+
+if __name__ == "__main__":
+    measure.main()
