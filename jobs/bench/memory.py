@@ -112,7 +112,7 @@ def peak(samples: Sequence[Sample], root: int, idle: Mapping[int, int]) -> PeakM
 def sample(root: int) -> Sample:
     """The memory of ``root``, its descendants and whoever else is in its session, now."""
     found = {}
-    for pid in _tree(root):
+    for pid in process_tree(root):
         with contextlib.suppress(OSError, ValueError):  # a process that ends meanwhile
             fields = Path(f"/proc/{pid}/smaps_rollup").read_text().split()
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
@@ -135,7 +135,8 @@ def _working_bytes(one: Sample, idle: Mapping[int, int]) -> int:
     )
 
 
-def _tree(root: int) -> set[int]:
+def process_tree(root: int) -> set[int]:
+    """The pids of ``root``, its descendants and whoever else is in its session."""
     parents: dict[int, int] = {}
     tree = {root}
     for entry in os.listdir("/proc"):

@@ -1,28 +1,55 @@
-"""A pool that keeps the time: when a stage came, when its first task was handed out, when it ended."""
+"""A pool that keeps the books of a benchmark: when stages began and ended, who got what, at what cost."""
 
+import cProfile
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import Any, Generic, overload
 
+from jobs.bench.processor import cpu_seconds
 from pipeline.cluster.metrics import Metric
 from pipeline.cluster.pool import Done, Pool, Result, SetAside, Task, Worker
 
 
-class TimedPool:
-    """A pool that notes, for each call, when it came, when its first task was handed out, and its end."""
+@dataclass(slots=True, kw_only=True)
+class StageTimes:
+    """One stage: its moments in seconds of ``time.perf_counter``, ``ended_at_s`` since 1970.
 
-    def __init__(self, pool: Pool, marks: Path) -> None:
+    ``handed_out`` has (number, images) of a task whenever a worker got it: one that is there twice was begun
+    twice. ``cpu_s`` is by process what it took of the processors, from the first task to the last outcome.
+    """
+
+    called_s: float
+    first_task_s: float = 0.0
+    ended_s: float = 0.0
+    ended_at_s: float = 0.0
+    workers: int = 0
+    handed_out: list[tuple[int, int]] = field(default_factory=list)
+    cpu_s: Mapping[int, float] = field(default_factory=dict)
+
+    def begun_again(self) -> list[int]:
+        """The images of each task that a worker got after another one had; once for every further time."""
+        seen: set[int] = set()
+        again = []
+        for number, n_images in self.handed_out:
+            if number in seen:
+                again.append(n_images)
+            seen.add(number)
+        return again
+
+
+class TimedPool:
+    """Notes of each call what ``StageTimes`` says; with ``profile`` the workers run under cProfile."""
+
+    def __init__(self, pool: Pool, marks: Path, *, profile: bool = False) -> None:
         self._pool = pool
         self._marks = marks
-        self.called_s: list[float] = []
-        self.first_task_s: list[float] = []
-        self.ended_s: list[float] = []
-        self.ended_at_s: list[float] = []  # since 1970, to compare with other processes
-        self.workers: list[int] = []
+        self._profile = profile
+        self.stages: list[StageTimes] = []
 
     @property
     def n_workers(self) -> int:
@@ -33,13 +60,20 @@ class TimedPool:
         self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
     ) -> Iterator[Done[Result] | SetAside]:
         """See ``Pool``."""
-        self.called_s.append(time.perf_counter())
-        watched = _Watched(tasks)
-        yield from self._pool.run(partial(_loaded, make_worker, self._marks), watched)
-        self.ended_s.append(time.perf_counter())
-        self.ended_at_s.append(time.time())
-        self.workers.append(self._pool.n_workers)
-        self.first_task_s.append(watched.first_s or self.called_s[-1])
+        times = StageTimes(called_s=time.perf_counter())
+        self.stages.append(times)
+        watched = _Watched(tasks, times)
+        loaded = partial(_loaded, make_worker, self._marks, self._profile)
+        for n_done, outcome in enumerate(self._pool.run(loaded, watched), start=1):
+            if n_done == len(tasks):  # the workers are there no longer when the pool has ended
+                before = watched.cpu_s
+                times.cpu_s = {
+                    pid: spent_s - before.get(pid, 0.0) for pid, spent_s in cpu_seconds(os.getpid()).items()
+                }
+            yield outcome
+        times.ended_s, times.ended_at_s = time.perf_counter(), time.time()
+        times.workers = self._pool.n_workers
+        times.first_task_s = times.first_task_s or times.called_s
 
     def measure(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         """See ``Pool``."""
@@ -47,11 +81,12 @@ class TimedPool:
 
 
 class _Watched(Sequence[Task]):
-    """Tasks that note when the first of them is taken: the moment when an actor gets it."""
+    """Tasks that note when each is taken: the moment when an actor gets it."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], times: StageTimes) -> None:
         self._tasks = tasks
-        self.first_s: float | None = None
+        self._times = times
+        self.cpu_s: Mapping[int, float] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -61,12 +96,19 @@ class _Watched(Sequence[Task]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Task]: ...
     def __getitem__(self, index: int | slice) -> Task | Sequence[Task]:
-        if self.first_s is None:
-            self.first_s = time.perf_counter()
-        return self._tasks[index]
+        if isinstance(index, slice):
+            return self._tasks[index]
+        if not self._times.handed_out:
+            self.cpu_s = cpu_seconds(os.getpid())
+            self._times.first_task_s = time.perf_counter()
+        task = self._tasks[index]
+        self._times.handed_out.append((index, getattr(task, "n_images", 0)))
+        return task
 
 
-def _loaded(make_worker: Callable[[], Worker[Task, Result]], marks: Path) -> Worker[Task, Result]:
+def _loaded(
+    make_worker: Callable[[], Worker[Task, Result]], marks: Path, profile: bool
+) -> Worker[Task, Result]:
     """The worker, and a note of what its process takes before its first image."""
     started = time.perf_counter()
     worker = make_worker()
@@ -76,4 +118,21 @@ def _loaded(make_worker: Callable[[], Worker[Task, Result]], marks: Path) -> Wor
     if not place.exists():  # the reduce stage's workers are not what is measured
         pss_bytes = int(fields[fields.index("Pss:") + 1]) * 1024
         place.write_text(json.dumps({"pid": os.getpid(), "pss_bytes": pss_bytes, "load_s": load_s}))
+        if profile:
+            return _Profiled(worker, marks / f"profile-{os.getpid()}")
     return worker
+
+
+class _Profiled(Generic[Task, Result]):
+    """A worker under cProfile; what its thread did so far is written after each task."""
+
+    def __init__(self, worker: Worker[Task, Result], place: Path) -> None:
+        self._worker = worker
+        self._place = place
+        self._profile = cProfile.Profile()
+
+    def run(self, task: Task) -> Result:
+        """See ``Worker``."""
+        result: Any = self._profile.runcall(self._worker.run, task)
+        self._profile.dump_stats(self._place)
+        return result  # type: ignore[no-any-return]
