@@ -152,6 +152,58 @@ def test_plan_shards_one_row_more_or_less_changes_few_of_them(per_container: int
     assert max(changed) <= 15
 
 
+@given(st.lists(st.integers(0, 900), min_size=1, max_size=200), st.integers(1, 2000))
+def test_plan_shards_hold_no_more_bytes_than_allowed_unless_one_image_does(
+    sizes: list[int], max_bytes: int
+) -> None:
+    shards = plan_shards(
+        _sized(listing([(f"{n:04d}", "v") for n in range(len(sizes))]), sizes), 50, max_bytes
+    )
+    assert [size for shard in shards for size in shard.table["size_bytes"].to_pylist()] == sizes
+    for shard in shards:
+        assert shard.n_bytes == sum(shard.table["size_bytes"].to_pylist())
+        assert shard.n_bytes <= max_bytes or shard.n_images == 1
+
+
+def test_plan_shards_of_large_images_are_still_cut_by_content() -> None:
+    """Where the bytes limit a shard, not the count, an insertion moves few cuts all the same."""
+    rng = random.Random(6)
+    base = [(f"{number:05d}", rng.randrange(500_000, 9_000_000)) for number in range(4_000)]
+
+    def digests(images: list[tuple[str, int]]) -> set[str]:
+        rows = listing([(image_id, "v") for image_id, _ in images])
+        return {shard.digest for shard in plan_shards(_sized(rows, [size for _, size in images]))}
+
+    before = digests(base)
+    assert len(before) > 30
+    changed = []
+    for _ in range(10):
+        where = rng.randrange(len(base))
+        changed.append(len(digests([*base[:where], (base[where][0] + "+", 5), *base[where:]]) - before))
+    assert sum(changed) / len(changed) <= 4
+    assert max(changed) <= 15
+
+
+@pytest.mark.parametrize(
+    ("container", "row_group", "most"), [("a.tar", -1, 40), ("a.tar.gz", -1, 6), ("a.parquet", 0, 6)]
+)
+def test_plan_shards_cut_what_is_read_from_its_start_into_few(
+    container: str, row_group: int, most: int
+) -> None:
+    rows = listing([(f"{number:05d}", "v") for number in range(3_000)], container=container)
+    groups = pa.array([row_group] * rows.num_rows, type=pa.int32())
+    rows = rows.set_column(rows.schema.get_field_index("row_group"), "row_group", groups)
+    n_shards = len(plan_shards(rows))
+    assert n_shards <= most
+    assert n_shards >= 2
+    assert (n_shards > 20) == (container == "a.tar")
+
+
+def _sized(rows: pa.Table, sizes: list[int]) -> pa.Table:
+    where = rows.schema.get_field_index("size_bytes")
+    return rows.set_column(where, "size_bytes", pa.array(sizes, type=pa.int64()))
+
+
 def _table(rows: list[tuple[str, str]]) -> pa.Table:
     return pa.table(
         {
