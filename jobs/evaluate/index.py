@@ -1,0 +1,150 @@
+"""``bitsieve evaluate index``: whether the index finds what exact search finds, and what it costs."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.evaluate.index_words import index_in_words
+from jobs.output import print_result, say
+from jobs.session import open_snapshot
+from pipeline.errors import UsageError
+from pipeline.evaluate.evaluation import Estimate
+from pipeline.evaluate.index_quality import IndexQuality, evaluate_index
+from pipeline.evaluate.index_queries import fresh_queries, neighbour_distances
+from pipeline.evaluate.report.facts import CurvePoint, IndexFacts
+from pipeline.evaluate.report.index_page import render_index_page
+from pipeline.snapshot.open import OpenSnapshot
+from pipeline.snapshot.selection import narrowed
+
+
+def command(
+    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    ks: Annotated[str, typer.Option("-k", help="For which k recall is measured, with commas.")] = "1,10,100",
+    n_queries: Annotated[int, typer.Option("--queries", min=1, help="How many fresh queries.")] = 1_000,
+    seed: Annotated[int, typer.Option(help="Draws other queries.")] = 0,
+    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Recall of the index against exact search on fresh queries, and bits, lists, bytes, speed, age.
+
+    Example: bitsieve evaluate index --store index/ -k 1,10,100
+    """
+    snapshot = open_snapshot(store, collection, sequence)
+    quality, result = index_report(snapshot, _numbers(ks), n_queries, seed)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        document = json.dumps(result, indent=1, ensure_ascii=False)
+        output.with_suffix(".json").write_text(document, encoding="utf-8")
+        output.write_text(render_index_page(result, _curve_facts(snapshot, quality)), encoding="utf-8")
+    for warning in result["warnings"]:
+        say(f"bitsieve: warning: {warning}")
+    print_result(result, index_in_words(result), as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staleness:
+    """What past nights have left behind; compaction takes it away."""
+
+    rows: int
+    dead_rows: int
+    dead_share: float
+    worst_dead_share: float
+    """Of the index shard with the largest share."""
+    index_shards: int
+    delta_shards: int
+    """Index shards that came after the oldest ones."""
+    attribute_layers: int
+
+
+def index_report(
+    snapshot: OpenSnapshot, ks: tuple[int, ...], n_queries: int, seed: int
+) -> tuple[IndexQuality, dict[str, Any]]:
+    """Measures the index of a snapshot; the values, and the JSON that scripts rely on."""
+    manifest, searcher = snapshot.manifest, snapshot.searcher
+    queries = fresh_queries(searcher, n_queries, seed)
+    truth_QK, known = neighbour_distances(searcher, queries, max(ks), manifest.digest, snapshot.cache)
+    quality = evaluate_index(searcher, queries, truth_QK, ks, narrowed)
+    result = {
+        "snapshot": manifest.sequence,
+        "digest": manifest.digest,
+        "target": snapshot.content.operating_point().target,
+        "seed": seed,
+        "truth_was_known": known,
+        **quality.to_json(),
+        "staleness": asdict(_staleness(snapshot)),
+    }
+    return quality, result | {"warnings": _warnings(snapshot, quality)}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(number) for number in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or found[0] < 1:
+        raise UsageError(
+            f"-k takes whole numbers from 1 with commas between, got {text!r}", fix="as in -k 1,10"
+        )
+    return found
+
+
+def _staleness(snapshot: OpenSnapshot) -> Staleness:
+    content, shards = snapshot.content, snapshot.searcher.shards
+    since = {part.key: part.since for part in content.parts}
+    first = [min((since[key] for key in ref.parts), default=0) for ref in content.index_shards]
+    dead_share = [1 - shard.n_live / shard.n_rows if shard.n_rows else 0.0 for shard in shards]
+    rows = sum(shard.n_rows for shard in shards)
+    dead = rows - snapshot.searcher.n_live
+    return Staleness(
+        rows=rows,
+        dead_rows=dead,
+        dead_share=round(dead / rows, 4) if rows else 0.0,
+        worst_dead_share=round(max(dead_share, default=0.0), 4),
+        index_shards=len(shards),
+        delta_shards=sum(one > min(first) for one in first),
+        attribute_layers=len(content.attributes),
+    )
+
+
+def _warnings(snapshot: OpenSnapshot, quality: IndexQuality) -> list[str]:
+    """What somebody should do something about."""
+    point = snapshot.content.operating_point()
+    said = []
+    measured = quality.recall.get(point.k)
+    if measured is not None and measured.high < point.target:
+        said.append(
+            f"ann_recall@{point.k} is {measured.mean:.4f} (at most {measured.high:.4f}), below the target of "
+            f"{point.target}: run `bitsieve reindex --refit`"
+        )
+    for number, one in enumerate(quality.self_queries):
+        if one.found < one.asked:
+            said.append(
+                f"index shard {number}: {one.asked - one.found} of {one.asked} rows do not find themselves"
+            )
+    if not quality.n_queries:
+        said.append("there are no images to ask with: no recall is measured")
+    return said
+
+
+def _curve_facts(snapshot: OpenSnapshot, quality: IndexQuality) -> IndexFacts:
+    """What the drawing of the curve needs, for the k that the snapshot is calibrated for or the nearest."""
+    point = snapshot.content.operating_point()
+    k = min(quality.recall, key=lambda k: abs(k - point.k), default=point.k)
+    found = quality.recall.get(k)
+    shown = [one for one in quality.curve if k in one.recall]
+    return IndexFacts(
+        method=quality.method,
+        n_vectors=quality.n_vectors,
+        bits=point.bits or 0,
+        candidates=quality.candidates.get(k) or 0,
+        recall_asked=point.target,
+        recall=Estimate(mean=0, low=0, high=0) if found is None else Estimate(**asdict(found)),
+        n_calibration_queries=quality.n_queries,
+        k=k,
+        curve=tuple(CurvePoint(candidates=one.candidates, recall=one.recall[k]) for one in shown),
+    )

@@ -1,0 +1,59 @@
+"""The report of an index in words, for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def index_in_words(result: Mapping[str, Any]) -> str:
+    """The report of an index, line by line."""
+    lines = [
+        f"snapshot {result['snapshot']}: {result['n_vectors']} vectors, method {result['method']}, "
+        f"{result['n_queries']} fresh queries"
+    ]
+    for name in (name for name in result if name.startswith("ann_recall@")):
+        found, k = result[name], name.partition("@")[2]
+        c = result["candidates"][k]
+        lines.append(f"  {name:<15} {_interval(found)}" + (f"  C = {c}" if c else ""))
+    for one in result["filters"]:
+        name, found = next((n, v) for n, v in one.items() if n.startswith("ann_recall@"))
+        share = f"{100 * one['selectivity']:g} % kept"
+        lines.append(
+            f"  {name:<15} {_interval(found)}  {share}: {one['n_matching']} vectors, {one['method']}"
+        )
+    curve = [f"{p['candidates']}: {list(p.values())[-1]:.4f}" for p in result["curve"]]
+    bits, lists, memory, speed = (result[name] for name in ("bits", "lists", "memory", "speed"))
+    if curve:
+        lines.append(f"  recall at C     {', '.join(curve)}")
+    if bits:
+        lines.append(
+            f"  bits            {bits['bits']}, imbalance {bits['balance_mean']} "
+            f"(worst {bits['balance_max']}), correlation {bits['correlation_mean']} "
+            f"(worst {bits['correlation_max']})"
+        )
+    if lists:
+        lines.append(
+            f"  lists           {lists['n_lists']}, imbalance {lists['imbalance']}, "
+            f"{lists['smallest']} to {lists['largest']} vectors, {lists['empty']} empty"
+        )
+    lines.append(
+        f"  bytes a vector  {memory['hot_bytes_per_vector']} hot, {memory['cold_bytes_per_vector']} cold; "
+        f"float32 takes {memory['float32_bytes_per_vector']}"
+    )
+    if speed:
+        lines.append(
+            f"  queries/s       {speed['batch_per_s']} in batches of {speed['batch_size']}, "
+            f"{speed['single_per_s']} one by one "
+            f"(p50 {speed['single_p50_ms']} ms, p99 {speed['single_p99_ms']} ms)"
+        )
+    age = result["staleness"]
+    asked, found = (sum(one[name] for one in result["self_queries"]) for name in ("asked", "found"))
+    lines.append(
+        f"  left behind     {age['dead_rows']} of {age['rows']} rows dead, "
+        f"{age['index_shards']} index shards, {age['delta_shards']} of them deltas"
+    )
+    lines.append(f"  self-queries    {found} of {asked} find themselves")
+    return "\n".join(lines)
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['mean']:.4f}  (95 % interval {found['low']:.4f} to {found['high']:.4f})"
