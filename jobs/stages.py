@@ -60,7 +60,7 @@ def index_stage(
     indexed = _index(run, rows, keep or (_fit(run, rows, dim, run.config.index.bits), ()))
     for _ in range(MAX_REFITS):
         next_bits = indexed.calibration.next_bits
-        if indexed.calibration.met or next_bits is None or not _can_have(run.config.index, dim, next_bits):
+        if indexed.calibration.met or next_bits is None or not can_have(run.config.index, dim, next_bits):
             break
         indexed = _index(run, rows, (_fit(run, rows, dim, next_bits), ()))
     return indexed
@@ -96,13 +96,36 @@ def check_index(config: IndexConfig, dim: int) -> None:
             f"{bits or 8} bits cannot be made",
             fix="ask for fewer bits, or take the recipe centred-rotated",
         )
-    if not _can_have(config, dim, bits or 8):
+    if not can_have(config, dim, bits or 8):
         rough = f" and {dim + 4} of an int8 vector" if config.vector_dtype == "int8" else ""
         raise UsageError(
             f"index.memory_budget is {config.memory_budget} bytes a vector, "
             f"less than the {(bits or 8) // 8} of a code{rough}",
             fix="raise index.memory_budget, or ask for fewer index.bits",
         )
+
+
+def fit_settings(
+    config: IndexConfig, bits: int | None, shape_ND: tuple[int, ...], n_live: int, fit_threshold: str
+) -> FitSettings:
+    """What to fit on a sample of ``shape_ND`` of ``n_live`` rows; ``bits`` None for what suits ``d``."""
+    n_sample, dim = shape_ND
+    return FitSettings(
+        bits=bits or _affordable_bits(config, dim),
+        seed=config.seed,
+        recipe=config.recipe,
+        thresholds=config.thresholds,
+        n_lists=_n_lists(config, n_live, n_sample),
+        fit_threshold=fit_threshold,
+    )
+
+
+def can_have(config: IndexConfig, dim: int, bits: int) -> bool:
+    """Whether the recipe can make so many bits, and the memory budget hold them."""
+    if (config.recipe == "sign" and bits != dim) or (config.recipe == "itq" and bits > dim):
+        return False
+    rough = dim + 4 if config.vector_dtype == "int8" else 0
+    return config.memory_budget is None or bits // 8 + rough <= config.memory_budget
 
 
 def models_in(run: Run, parts: Sequence[PartRef]) -> set[str]:
@@ -144,14 +167,7 @@ def _fit(run: Run, rows: Rows, dim: int, bits: int | None) -> EncoderRef:
         encoder, receipt = fit_stage(
             run.store,
             x_ND,
-            FitSettings(
-                bits=bits or _affordable_bits(config, dim),
-                seed=config.seed,
-                recipe=config.recipe,
-                thresholds=config.thresholds,
-                n_lists=_n_lists(config, rows.live.num_rows, len(x_ND)),
-                fit_threshold=sample.fit_threshold,
-            ),
+            fit_settings(config, bits, x_ND.shape, rows.live.num_rows, sample.fit_threshold),
             cache=run.cache,
         )
     return EncoderRef(
@@ -173,17 +189,9 @@ def _n_lists(config: IndexConfig, n_live: int, n_sample: int) -> int | None:
 def _affordable_bits(config: IndexConfig, dim: int) -> int:
     """The bits that the recipe and the dimension ask for, or as many as the memory budget holds."""
     bits = choose_bits(dim, config.recipe)
-    while not _can_have(config, dim, bits):
+    while not can_have(config, dim, bits):
         bits = (bits - 1) // 64 * 64 or bits - 8
     return bits
-
-
-def _can_have(config: IndexConfig, dim: int, bits: int) -> bool:
-    """Whether the recipe can make so many bits, and the memory budget hold them."""
-    if (config.recipe == "sign" and bits != dim) or (config.recipe == "itq" and bits > dim):
-        return False
-    rough = dim + 4 if config.vector_dtype == "int8" else 0
-    return config.memory_budget is None or bits // 8 + rough <= config.memory_budget
 
 
 def _reduce(

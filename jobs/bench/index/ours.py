@@ -7,6 +7,7 @@ for more bits, fit and build are done again and counted again, as in a night.
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import pyarrow.parquet as pq
 
 from jobs.bench.peers.index import measure
 from jobs.bench.peers.index.library import Array, Settings
+from jobs.stages import calibration_settings, can_have, fit_settings
 from pipeline.config import IndexConfig
 from pipeline.index.build import build_index_shard
-from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
+from pipeline.index.calibrate import MAX_REFITS, calibrate
 from pipeline.index.calibration import Calibration
-from pipeline.index.encoder import Encoder, default_bits, fit_encoder
+from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.sample import fit_sample, seeded_order
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard, ShardFile
@@ -54,11 +56,15 @@ class Index:
             fitted = time.perf_counter()
             self._reduce(encoder, config)
             built = time.perf_counter()
-            calibration = calibrate(encoder, self._open(encoder), _wanted(config), threads=self._threads)
+            calibration = calibrate(
+                encoder, self._open(encoder), calibration_settings(config), threads=self._threads
+            )
             build_s += built - started
             calibrate_s += time.perf_counter() - built
             bits = calibration.next_bits
-            if calibration.met or bits is None or "bits" in settings or refits == MAX_REFITS:
+            if calibration.met or bits is None or refits == MAX_REFITS:
+                break
+            if "bits" in settings or not can_have(config, encoder.d, bits):
                 break
             refits += 1
         (self._folder / _ENCODER).write_bytes(encoder.to_bytes())
@@ -104,14 +110,8 @@ class Index:
         )
         sample = fit_sample(seeded_order(ids, config.seed))
         x_ND = self._rows(sample.rows_N)
-        d = x_ND.shape[1]
-        return fit_encoder(
-            x_ND,
-            bits=bits or (d if config.recipe == "sign" else default_bits(d)),
-            seed=config.seed,
-            recipe=config.recipe,
-            fit_threshold=sample.fit_threshold,
-        )
+        settings = fit_settings(config, bits, x_ND.shape, len(ids), sample.fit_threshold)
+        return fit_encoder(x_ND, **asdict(settings))
 
     def _rows(self, rows_N: Array) -> Array:
         """The vectors of these rows of all parts, in this order."""
@@ -146,10 +146,6 @@ class Index:
 def _open_shard(files: dict[ShardFile, Path], encoder: Encoder) -> IndexShard:
     extra = {name: path for name, path in files.items() if name not in ("codes", "vectors", "row_ids")}
     return IndexShard.open(files["codes"], files["vectors"], files["row_ids"], encoder, extra=extra)
-
-
-def _wanted(config: IndexConfig) -> CalibrationSettings:
-    return CalibrationSettings(target=config.recall, k=config.recall_at, budget=config.max_candidates)
 
 
 def _groups(parts: list[Path], shard_rows: int) -> list[list[Path]]:

@@ -120,6 +120,7 @@ def tune(race: Race, runner: Runner, peer: Peer) -> None:
         points = _swept(race, runner, found, peer.searches, limits)
         if points:
             best = best_point(points, race.target)
+            say(f"bench: {runner.name} {build}: {len(points)} searches tried, {_shown(best)}")
             _keep_if_better(race, runner, {**found, **best})
             if peer.first_that_reaches and best["recall"] >= race.target:
                 break
@@ -132,6 +133,7 @@ def prepare_ours(race: Race, runner: Runner, build: Settings, curve: Sequence[Se
         points = _swept(race, runner, found, [{}, *curve], {"target": 2.0, "limit_s": 0.8 * race.limit_s})
         if points:
             runner.chosen = {**found, **points[0]}
+            say(f"bench: {runner.name} {build}: as calibrated {_shown(points[0])}")
 
 
 def run_round(race: Race, runner: Runner, label: str) -> None:
@@ -206,8 +208,6 @@ def _swept(
         return []
     points: list[Row] = outcome.report["points"]
     runner.tried.append({**found, **outcome.report})
-    best = best_point(points, race.target)
-    say(f"bench: {runner.name} {found['build']}: {len(points)} searches tried, {_shown(best)}")
     return points
 
 
