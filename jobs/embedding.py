@@ -90,6 +90,7 @@ def _settings(run: Run, model: Model) -> EmbedSettings:
         model_id=model.model_id,
         cache=run.cache,
         provider=config.provider,
+        precision=config.precision,
         dtype=config.dtype,
         limits=DecodeLimits(**run.config.decode.model_dump()),
         threads=config.threads or 1,

@@ -46,12 +46,13 @@ class ReadConfig(_Section):
 
 
 class EmbedConfig(_Section):
-    """How embedding is computed; of these only ``provider`` and ``dtype`` are part of a vector's key."""
+    """How embedding is computed; ``provider``, ``precision`` and ``dtype`` are part of a vector's key."""
 
     workers: int | None = Field(None, ge=1, description="actors; one per CPU or GPU if absent")
     threads: int | None = Field(None, ge=1, description="inference threads per actor, 1 if absent")
     batch_size: int = Field(8, ge=1, le=4096, description="images that go through the model at once")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="execution provider")
+    precision: Literal["float32", "tf32", "float16"] = Field("float32", description="of arithmetic on a GPU")
     dtype: Literal["float32", "float16"] = Field("float32", description="vectors in the embedding table")
     ray_address: str | None = Field(None, description="a running Ray cluster; Ray is started here if absent")
     memory_budget: int | None = Field(

@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
@@ -58,7 +57,7 @@ def measure(source: ObjectStore, spec: SourceSpec, rows: pa.Table, session: Embe
             decode_s += time.perf_counter() - fetched
             continue
         decoded = time.perf_counter()
-        session.embed(np.stack([pixels]))
+        session.embed([pixels])
         decode_s += decoded - fetched
         infer_s += time.perf_counter() - decoded
     n_images = max(rows.num_rows, 1)

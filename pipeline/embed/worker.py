@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from pipeline.catalog.plan import ImageShard
@@ -25,7 +24,8 @@ from pipeline.fingerprint import canonical_json, task_key
 from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
 from pipeline.images.isolate import IsolatedLoader
 from pipeline.images.preprocess import LoadedImage, load_pixels
-from pipeline.model.session import EmbeddingSession, Provider
+from pipeline.model.runtime import Precision, Provider
+from pipeline.model.session import EmbeddingSession
 from pipeline.storage import layout
 from pipeline.storage.open import open_store
 from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, write_receipt
@@ -59,6 +59,7 @@ class EmbedSettings:
     cache: Path
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     provider: Provider = "cpu"
+    precision: Precision = "float32"
     dtype: VectorDtype = "float32"
     threads: int = 1
     batch_size: int = 8
@@ -70,6 +71,7 @@ class EmbedSettings:
         return {
             "model_id": self.model_id,
             "provider": self.provider,
+            "precision": self.precision,
             "dtype": self.dtype,
             "limits": asdict(self.limits),
         }
@@ -91,7 +93,13 @@ class EmbedWorker:
         self._source = open_store(settings.source.uri)
         where = layout.model(settings.model_id)
         self._session = EmbeddingSession(
-            self._store.get(where), provider=settings.provider, threads=settings.threads, where=where
+            self._store.get(where),
+            provider=settings.provider,
+            precision=settings.precision,
+            threads=settings.threads,
+            batch_size=settings.batch_size,
+            cache=settings.cache,
+            where=where,
         )
         self._model = self._session.model
         if self._model.model_id != settings.model_id:
@@ -198,7 +206,7 @@ class EmbedWorker:
         if not inputs:
             return
         with watch.measure("infer"):
-            vectors_ND, ok_N = self._session.embed(np.stack([pixels for _, pixels in inputs]))
+            vectors_ND, ok_N = self._session.embed([pixels for _, pixels in inputs])
         for (outcome, _), vector_D, ok in zip(inputs, vectors_ND, ok_N, strict=True):
             outcome.vector_D = vector_D if ok else None
 

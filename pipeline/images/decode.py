@@ -21,6 +21,7 @@ from PIL import AvifImagePlugin, Image, ImageCms, TiffImagePlugin, UnidentifiedI
 from pipeline.images.signature import ALLOWED, ends_early, recognise
 from pipeline.values import RejectReason
 
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # else every image takes all cores: workers share them out
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)  # else Pillow would load all of its plugins
 _ORIENTATION_TAG = 0x0112
 _TURNS = {

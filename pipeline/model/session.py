@@ -5,34 +5,25 @@ image goes through the graph alone, on one thread; threads run images side by si
 may take another path than one of many rows (in onnxruntime 1.32 it does for weights that cannot be packed in
 advance), so batches of varying length would make a vector depend on its neighbours. Measured on two cores it
 is also the fastest way: 1.27 ms an image against 1.58 in batches of 8 on two threads (MobileFaceNet), 2.16
-against 2.68 (MobileNetV2). On a GPU images go in batches padded to a few fixed shapes, and vectors agree to
-a cosine of .99999.
+against 2.68 (MobileNetV2). On a GPU images go in batches padded to a few fixed shapes (``batches``), and
+vectors agree to a cosine of .99999.
 
-Shapes: N images, B the images of one run, D the card's dim.
+Shapes: N images, D the card's dim.
 """
 
-import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from pipeline.errors import ModelError, WorkerError
+from pipeline.model.batches import BatchRunner, LargestBatch, Pixels
 from pipeline.model.file import Model, read_model, show_shape
+from pipeline.model.runtime import Precision, Provider, first_line, load
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
-Pixels = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint8]
-
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 _GPU_BATCHES = (1, 8, 64)
-_SILENT = 4  # onnxruntime's log level "fatal": every error arrives as an exception
 
 
 class EmbeddingSession:
@@ -42,9 +33,20 @@ class EmbeddingSession:
     """
 
     def __init__(
-        self, model_bytes: bytes, *, provider: Provider = "cpu", threads: int = 1, where: str = "model"
+        self,
+        model_bytes: bytes,
+        *,
+        provider: Provider = "cpu",
+        precision: Precision = "float32",
+        threads: int = 1,
+        batch_size: int = 1,
+        cache: Path | None = None,
+        where: str = "model",
     ) -> None:
         """Loads and probes the model.
+
+        ``batch_size`` above 64 lets a GPU take so many images at once; ``cache`` is a folder of this machine
+        for what was found out about its device.
 
         Raises:
             ModelError: if the file cannot be run, or its probe contradicts its card.
@@ -53,25 +55,35 @@ class EmbeddingSession:
         if threads < 1:
             raise ValueError(f"a session needs at least one thread, got {threads}")
         self.model: Model = read_model(model_bytes, where)
-        self.provider: Provider = provider
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = _notes(self.model, provider, where)
         self._where = where
-        self._session = _load(model_bytes, provider, where)
-        self._batches = self._batch_sizes()
-        self._pool = ThreadPoolExecutor(threads, "infer") if threads > 1 and provider == "cpu" else None
         self._threads = threads
+        self._session = load(model_bytes, where, provider, precision, cache)
+        self._pool = ThreadPoolExecutor(threads, "infer") if threads > 1 and provider == "cpu" else None
+        self._runner: BatchRunner | None = None
+        if provider != "cpu":
+            shapes = tuple(sorted({*_GPU_BATCHES, max(batch_size, _GPU_BATCHES[-1])}))
+            name = f"{provider}-{precision}-{self.model.model_id}"
+            largest = LargestBatch(cache, name) if cache is not None else None
+            fixed = self.model.static_batch
+            self._runner = BatchRunner(
+                self._session, self.model, (fixed,) if fixed else shapes, "cuda", largest
+            )
+        elif self.model.static_batch not in (None, 1):
+            self._runner = BatchRunner(self._session, self.model, (self.model.static_batch,), "cpu")
         self._probe()
 
     @property
     def preferred_images(self) -> int:
         """Images to hand to ``embed`` at once so that nothing idles; on the CPU it changes no vector."""
-        return max(8 * self._threads, self._batches[-1])
+        return max(8 * self._threads, self._runner.shapes[-1] if self._runner else 1)
 
-    def embed(self, pixels_N: Pixels) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def embed(self, images: Sequence[Pixels] | Pixels) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """The vectors of prepared images, and which of them can be used.
 
         Args:
-            pixels_N: [N, 3, H, W] or [N, H, W, 3], C-contiguous, of the card's dtype; N may be 0.
+            images: N arrays (or one with a first axis of N) of the card's layout and dtype, each [3, H, W] or
+                [H, W, 3] and C-contiguous; N may be 0.
 
         Returns:
             float32 [N, d] of unit length, and bool [N], False where a row holds NaN, infinity or only zeros;
@@ -81,19 +93,20 @@ class EmbeddingSession:
             ValueError: if shape or dtype are not the card's.
             WorkerError: if the device fails.
         """
-        return _finish(self.run_raw(pixels_N), already_unit=self.model.card.normalised)
+        return _finish(self.run_raw(images), already_unit=self.model.card.normalised)
 
-    def run_raw(self, pixels_N: Pixels) -> NDArray[np.float32]:
+    def run_raw(self, images: Sequence[Pixels] | Pixels) -> NDArray[np.float32]:
         """What the graph gives, [N, D], before any normalisation; arguments and errors as in ``embed``."""
-        self._check_pixels(pixels_N)
-        raw_ND = np.empty((len(pixels_N), self.model.card.dim), dtype=np.float32)
-        spans = list(_spans(len(pixels_N), self._batches))
-        if self._pool is None:
-            for span in spans:
-                self._run_span(pixels_N, raw_ND, span)
+        self._check_pixels(images)
+        raw_ND = np.empty((len(images), self.model.card.dim), dtype=np.float32)
+        if self._runner is not None:
+            self._runner.run(list(images), raw_ND)
+        elif self._pool is None:
+            for pixels, out_D in zip(images, raw_ND, strict=True):
+                out_D[:] = self._alone(pixels)[0]
         else:
-            for done in [self._pool.submit(self._run_span, pixels_N, raw_ND, span) for span in spans]:
-                done.result()
+            for out_D, got_1D in zip(raw_ND, self._pool.map(self._alone, images), strict=True):
+                out_D[:] = got_1D[0]
         return raw_ND
 
     def close(self) -> None:
@@ -107,115 +120,50 @@ class EmbeddingSession:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _batch_sizes(self) -> tuple[int, ...]:
-        fixed = self.model.static_batch
-        if fixed is None:
-            return (1,) if self.provider == "cpu" else _GPU_BATCHES
-        if fixed > 1:
-            self.notes += (f"{self._where}: the batch axis is fixed at {fixed}; short batches are padded",)
-        elif self.provider != "cpu":
-            self.notes += (f"{self._where}: the batch axis is fixed at 1; a GPU will mostly wait",)
-        else:
-            self.notes += (f"{self._where}: the batch axis is fixed at 1; images run one by one",)
-        return (fixed,)
-
     def _probe(self) -> None:
-        spec, dim = self.model.preprocess, self.model.card.dim
-        height, width = spec.size
-        sides = (3, height, width) if spec.layout == "NCHW" else (height, width, 3)
-        for batch in self._batches:
-            try:
-                output_BD = self._run(np.zeros((batch, *sides), dtype=spec.dtype))
-            except WorkerError as exc:
-                raise ModelError(f"{self._where} cannot run a batch of {batch}: {exc.message}") from exc
-            if output_BD.shape != (batch, dim):
-                got = show_shape(output_BD.shape)
-                raise ModelError(f"{self._where}: the card says output [{batch}, {dim}], it gave {got}")
-            if not np.isfinite(output_BD).all():
-                raise ModelError(f"{self._where} gives NaN or infinity for an image of zeros")
-
-    def _check_pixels(self, pixels_N: Pixels) -> None:
-        spec = self.model.preprocess
-        sides = (3, *spec.size) if spec.layout == "NCHW" else (*spec.size, 3)
-        if pixels_N.shape[1:] != sides or pixels_N.dtype != spec.dtype:
-            raise ValueError(
-                f"the model takes {spec.dtype} [N, {', '.join(map(str, sides))}], "
-                f"got {pixels_N.dtype} {list(pixels_N.shape)}"
-            )
-
-    def _run_span(self, pixels_N: Pixels, out_ND: NDArray[np.float32], span: tuple[int, int, int]) -> None:
-        start, stop, batch = span
-        part = pixels_N[start:stop]
-        if len(part) < batch:
-            padded = np.zeros((batch, *part.shape[1:]), dtype=part.dtype)
-            padded[: len(part)] = part
-            part = padded
-        out_ND[start:stop] = self._run(part)[: stop - start]
-
-    def _run(self, pixels_B: Pixels) -> NDArray[np.float32]:
-        feed = {self.model.input_name: np.ascontiguousarray(pixels_B)}
+        dim = self.model.card.dim
+        zeros = np.zeros(self.model.pixels_shape, dtype=self.model.preprocess.dtype)
         try:
+            outputs = self._runner.probe() if self._runner is not None else [(1, self._alone(zeros))]
+            for batch, output_BD in outputs:
+                if output_BD.shape != (batch, dim):
+                    got = show_shape(output_BD.shape)
+                    raise ModelError(f"{self._where}: the card says output [{batch}, {dim}], it gave {got}")
+                if not np.isfinite(output_BD).all():
+                    raise ModelError(f"{self._where} gives NaN or infinity for an image of zeros")
+        except WorkerError as exc:
+            raise ModelError(f"{self._where} cannot run: {exc.message}") from exc
+
+    def _check_pixels(self, images: Sequence[Pixels] | Pixels) -> None:
+        shape, dtype = self.model.pixels_shape, self.model.preprocess.dtype
+        for pixels in images:
+            if pixels.shape != shape or pixels.dtype != dtype:
+                raise ValueError(
+                    f"the model takes {dtype} [N, {', '.join(map(str, shape))}], "
+                    f"got {pixels.dtype} {['N', *pixels.shape]}"
+                )
+
+    def _alone(self, pixels: Pixels) -> NDArray[np.float32]:
+        """One image through the graph on the CPU, [1, D]."""
+        try:
+            feed = {self.model.input_name: np.ascontiguousarray(pixels[np.newaxis])}
             output = self._session.run([self.model.output_name], feed)[0]
         except MemoryError:
             raise
         except Exception as exc:  # onnxruntime's own exception types are not public and share no base
-            raise WorkerError(f"inference failed on {self.provider}: {_first_line(exc)}") from exc
+            raise WorkerError(f"inference failed on cpu: {first_line(exc)}") from exc
         return np.asarray(output, dtype=np.float32)
 
 
-def _load(model_bytes: bytes, provider: Provider, where: str) -> onnxruntime.InferenceSession:
-    wanted = _PROVIDERS[provider]
+def _notes(model: Model, provider: Provider, where: str) -> tuple[str, ...]:
+    fixed = model.static_batch
+    if fixed is None:
+        return ()
+    if fixed > 1:
+        return (f"{where}: the batch axis is fixed at {fixed}; short batches are padded",)
     if provider != "cpu":
-        onnxruntime.preload_dlls()  # the CUDA libraries that pip installed beside it
-    if wanted not in onnxruntime.get_available_providers():
-        raise _wrong_provider(wanted, onnxruntime.get_available_providers())
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _SILENT
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    names = [wanted] if provider == "cpu" else [wanted, "CUDAExecutionProvider", "CPUExecutionProvider"]
-    try:
-        session = onnxruntime.InferenceSession(model_bytes, options, providers=list(dict.fromkeys(names)))
-    except MemoryError:
-        raise
-    except Exception as exc:  # see _run
-        raise ModelError(f"{where} is an ONNX model that does not load: {_first_line(exc)}") from exc
-    if session.get_providers()[0] != wanted:
-        raise _wrong_provider(wanted, session.get_providers())
-    return session
-
-
-def _wrong_provider(wanted: str, got: Iterable[str]) -> WorkerError:
-    installed = [
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("onnxruntime", "onnxruntime-gpu")
-        if _is_installed(name)
-    ]
-    return WorkerError(
-        f"{wanted} was asked for, but only {', '.join(got)} can run; installed: {', '.join(installed)}",
-        "install either the extra 'cpu' or the extra 'gpu' in a clean environment, never both; "
-        "or run with --provider cpu",
-    )
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _spans(n_images: int, batches: tuple[int, ...]) -> Iterable[tuple[int, int, int]]:
-    """Cuts N images into (start, stop, batch shape): the largest shape first, then what fits."""
-    start = 0
-    while start < n_images:
-        left = n_images - start
-        batch = next((size for size in batches if size >= left), batches[-1])
-        stop = min(n_images, start + batch)
-        yield start, stop, batch
-        start = stop
+        return (f"{where}: the batch axis is fixed at 1; a GPU will mostly wait",)
+    return (f"{where}: the batch axis is fixed at 1; images run one by one",)
 
 
 def _finish(
@@ -228,7 +176,3 @@ def _finish(
     wide_ND /= np.sqrt(np.square(wide_ND).sum(axis=1, keepdims=True))
     raw_ND[ok_N] = wide_ND.astype(np.float32)
     return raw_ND, ok_N
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]

@@ -66,6 +66,16 @@ def fixed_batch_model(batch: int) -> bytes:
     return wrap_model(bare, card(), PLAIN)
 
 
+def hungry_model() -> bytes:
+    """The plain model by way of 12.6 MB for each image."""
+    nodes = [
+        helper.make_node("Tile", ["image", "repeats"], ["large"]),
+        helper.make_node("ReduceMean", ["large", "axes"], ["embedding"], keepdims=0),
+    ]
+    weights = {"repeats": np.array([1, 1, 256, 256]), "axes": np.array([2, 3])}
+    return wrap_model(graph_bytes(nodes, weights=weights), card(), PLAIN)
+
+
 def byte_input_model() -> bytes:
     """Takes uint8 [N, 4, 4, 3] and pools it."""
     nodes = [

@@ -281,6 +281,7 @@ def test_embed_key_depends_on_what_is_computed_only(bench: Bench) -> None:
         {"provider": "cuda"},
         {"model_id": "other"},
         {"dtype": "float16"},
+        {"precision": "tf32"},
         {"limits": DecodeLimits(max_pixels=1)},
     ):
         assert embed_key(shard, bench.settings(**decisive)) != base
