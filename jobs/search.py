@@ -87,11 +87,11 @@ class LocalSearch:
     @property
     def n_live(self) -> int:
         """How many images can be found."""
-        return self.selection.searcher.n_live
+        return self.selection.n_live()
 
     def search(self, xq_QD: npt.NDArray[np.float32], k: int, left_out: LeftOut | None = None) -> SearchResult:
         """The ``k`` nearest images of each query that are not left out."""
-        return self.selection.without(left_out).search(xq_QD, k, exact=self.exact)
+        return self.selection.searcher(left_out).search(xq_QD, k, exact=self.exact)
 
 
 def search_images(snapshot: OpenSnapshot, files: Sequence[Path], k: int, *, exact: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ left, however few they are. Where at most 65,536 are left they are gathered and 
 less than scanning the codes of all, and misses nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,18 +30,13 @@ class LeftOut:
     ids: frozenset[str]
 
 
-def narrowed(searcher: Searcher, keep: Callable[[IndexShard], Mask]) -> Searcher:
+def narrowed(searcher: Searcher, keep: Callable[[IndexShard], Mask], n_live: int | None = None) -> Searcher:
     """The same search over the live rows that ``keep`` (bool [N] of a shard) leaves.
 
     Its candidates are those the calibration found for all rows: among fewer rows as many of them reach at
-    least as far.
+    least as far. ``n_live`` is how many rows are left in the whole snapshot, where other processes hold some.
     """
-    masks = [_alive(shard, keep(shard)) for shard in searcher.shards]
-    if sum(int(mask.sum()) for mask in masks) <= GATHERED_ROWS:
-        gathered = [_gathered(shard, mask) for shard, mask in zip(searcher.shards, masks, strict=True)]
-        return Searcher(None, gathered, None, threads=searcher.threads)
-    shards = [replace(shard, alive_N=mask) for shard, mask in zip(searcher.shards, masks, strict=True)]
-    return Searcher(searcher.encoder, shards, searcher.calibration, threads=searcher.threads)
+    return _over(searcher, _masks(searcher, keep), n_live)
 
 
 def values_of(table: pa.Table, column: str, ids: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
@@ -61,8 +56,8 @@ def rows_with(shard: IndexShard, ids: pa.Array | pa.ChunkedArray) -> Mask:
     return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
-def with_filter(searcher: Searcher, table: pa.Table, chosen: Filter) -> Searcher:
-    """The same search over the images that the filter is true of; ``table`` has their attributes.
+def matching(table: pa.Table, chosen: Filter) -> Callable[[IndexShard], Mask]:
+    """Which rows of a shard hold an image that the filter is true of; ``table`` has the attributes.
 
     An image without a row in the table has no attribute: all of them are null.
     """
@@ -70,31 +65,76 @@ def with_filter(searcher: Searcher, table: pa.Table, chosen: Filter) -> Searcher
     no_attributes = pa.table({field.name: pa.nulls(1, field.type) for field in table.schema})
     if bool(chosen.mask(no_attributes)[0]):
         others = table["image_id"].filter(pa.array(~mask))
-        return narrowed(searcher, lambda shard: ~rows_with(shard, others))
-    matching = table["image_id"].filter(pa.array(mask))
-    return narrowed(searcher, lambda shard: rows_with(shard, matching))
+        return lambda shard: ~rows_with(shard, others)
+    those = table["image_id"].filter(pa.array(mask))
+    return lambda shard: rows_with(shard, those)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """How many live rows of the whole snapshot a filter leaves, and how many if some are left out too."""
+
+    chosen: int
+    left: int | None = None
 
 
 class Selection:
-    """The images of a snapshot that a search may find; safe to use again and again."""
+    """The images that a search may find, of the index shards that one process has opened."""
 
     def __init__(self, searcher: Searcher, table: Callable[[], pa.Table], chosen: Filter | None) -> None:
         """``table`` reads the attributes, if they are needed; ``chosen`` narrows the search for good."""
+        self._all = searcher
         self._table = table
-        self.searcher = searcher if chosen is None else with_filter(searcher, table(), chosen)
-        self._narrower: dict[LeftOut, Searcher] = {}
+        self._masks = None if chosen is None else _masks(searcher, matching(table(), chosen))
+        self._chosen: Searcher | None = None if chosen else searcher
+        self._left: tuple[LeftOut, list[Mask], Searcher | None] | None = None
 
-    def without(self, left_out: LeftOut | None) -> Searcher:
-        """The search that passes over these images too; the last one is kept for the next batch."""
+    def n_live(self, left_out: LeftOut | None = None, totals: Totals | None = None) -> int:
+        """How many images of these shards can be found."""
         if left_out is None:
-            return self.searcher
-        if left_out not in self._narrower:
+            return self._all.n_live if self._masks is None else _count(self._masks)
+        return _count(self._left_masks(left_out, totals))
+
+    def searcher(self, left_out: LeftOut | None = None, totals: Totals | None = None) -> Searcher:
+        """The search over them. Without ``totals`` these shards are all there are."""
+        if self._chosen is None:
+            assert self._masks is not None  # noqa: S101 (for the type checker)
+            self._chosen = _over(self._all, self._masks, None if totals is None else totals.chosen)
+        if left_out is None:
+            return self._chosen
+        masks = self._left_masks(left_out, totals)
+        found = None if self._left is None else self._left[2]
+        if found is None:
+            found = _over(self._chosen, masks, None if totals is None else totals.left)
+            self._left = (left_out, masks, found)
+        return found
+
+    def _left_masks(self, left_out: LeftOut, totals: Totals | None) -> list[Mask]:
+        """The last ones are kept: the next batch often leaves out the same."""
+        if self._left is None or self._left[0] != left_out:
             table = self._table()
-            values = pa.array(sorted(left_out.values), type=table.schema.field(left_out.column).type)
+            values = pa.array(list(left_out.values), type=table.schema.field(left_out.column).type)
             grouped = table["image_id"].filter(pc.is_in(table[left_out.column], value_set=values))
-            ids = pa.array([*grouped.to_pylist(), *sorted(left_out.ids)], type=pa.string())
-            self._narrower = {left_out: narrowed(self.searcher, lambda shard: ~rows_with(shard, ids))}
-        return self._narrower[left_out]
+            ids = pa.array([*grouped.to_pylist(), *left_out.ids], type=pa.string())
+            masks = _masks(self.searcher(None, totals), lambda shard: ~rows_with(shard, ids))
+            self._left = (left_out, masks, None)
+        return self._left[1]
+
+
+def _over(searcher: Searcher, masks: Sequence[Mask], n_live: int | None) -> Searcher:
+    if (_count(masks) if n_live is None else n_live) <= GATHERED_ROWS:
+        gathered = [_gathered(shard, mask) for shard, mask in zip(searcher.shards, masks, strict=True)]
+        return Searcher(None, gathered, None, threads=searcher.threads)
+    shards = [replace(shard, alive_N=mask) for shard, mask in zip(searcher.shards, masks, strict=True)]
+    return Searcher(searcher.encoder, shards, searcher.calibration, threads=searcher.threads)
+
+
+def _masks(searcher: Searcher, keep: Callable[[IndexShard], Mask]) -> list[Mask]:
+    return [_alive(shard, keep(shard)) for shard in searcher.shards]
+
+
+def _count(masks: Sequence[Mask]) -> int:
+    return sum(int(np.count_nonzero(mask)) for mask in masks)
 
 
 def _alive(shard: IndexShard, kept: Mask) -> Mask:

@@ -40,7 +40,7 @@ class Exact:
 
     def search(self, xq_QD: Float32Array, k: int, left_out: LeftOut | None = None) -> SearchResult:
         self.asked.append((len(xq_QD), k))
-        return self.selection.without(left_out).search(xq_QD, k, exact=True)
+        return self.selection.searcher(left_out).search(xq_QD, k, exact=True)
 
 
 def _ranking(chosen: Any = lambda price: True) -> list[list[str]]:
@@ -62,7 +62,7 @@ def test_filtered_search_finds_the_k_nearest_of_what_matches(
 ) -> None:
     if not gathered:
         monkeypatch.setattr("pipeline.snapshot.selection.GATHERED_ROWS", -1)
-    some = Selection(searcher, lambda: TABLE, Filter(text)).searcher
+    some = Selection(searcher, lambda: TABLE, Filter(text)).searcher()
     wanted = [row[:20] for row in _ranking(chosen)]
     assert [list(row) for row in some.search(XQ_QD, 20, exact=True).ids] == wanted
     if not gathered:
@@ -72,7 +72,7 @@ def test_filtered_search_finds_the_k_nearest_of_what_matches(
 
 def test_image_without_attributes_matches_what_is_null(searcher: Searcher) -> None:
     table = TABLE.filter(pa.array(np.arange(N) >= 4))
-    some = Selection(searcher, lambda: table, Filter("price is null or price == 7")).searcher
+    some = Selection(searcher, lambda: table, Filter("price is null or price == 7")).searcher()
     found = some.search(XQ_QD[:1], 10)
     assert sorted(found.ids[0]) == sorted([*IDS[:4], IDS[7]])
 
