@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from jobs.bench.contest import Contest, run_contest
+from jobs.bench.crash import crash
+from jobs.bench.goals import judged
 from jobs.bench.growth import measure_growth
 from jobs.bench.image_sets import ImageSet, demo_set, prepare_model, source_set
 from jobs.bench.index import command as index_command
 from jobs.bench.machine import load, machine_facts, usable_cores
 from jobs.bench.overlap import OverlapPlan, decode_bound, latency
 from jobs.bench.peers_environment import PeersEnvironment, find_or_make
+from jobs.bench.small_objects import small_objects
 from jobs.bench.words import embed_text
 from jobs.models import BUILTIN
 from jobs.output import print_result, say
@@ -28,6 +31,7 @@ app.command("index", epilog=index_command.EXAMPLE)(index_command.index)
 
 _QUICK_PRODUCTS, _PRODUCTS = 40, 300
 _QUICK_PHOTOS, _PHOTOS = 24, 300
+_QUICK_OBJECTS, _OBJECTS = 200, 10_000
 
 
 class Set(StrEnum):
@@ -36,6 +40,8 @@ class Set(StrEnum):
     SOURCE = "source"
     DECODE_BOUND = "decode-bound"
     LATENCY = "latency"
+    SMALL_OBJECTS = "small-objects"
+    CRASH = "crash"
 
 
 @app.command(
@@ -57,8 +63,15 @@ def embed(
         str | None, typer.Option(help="Also repeat the tars so many times, as in 1,4,10.")
     ] = None,
     s3: Annotated[
-        str | None, typer.Option("--s3", help="s3:// prefix that may be written to, for `--set latency`.")
+        str | None,
+        typer.Option("--s3", help="s3:// prefix to write to, for `--set latency` and `small-objects`."),
     ] = None,
+    objects: Annotated[
+        int | None, typer.Option(min=1, help="Objects of `--set small-objects`; 10,000 if absent.")
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also run ours with its workers under cProfile.")
+    ] = False,
     peers: Annotated[
         bool, typer.Option("--peers/--no-peers", help="Install and race Ray Data and a DataLoader loop.")
     ] = True,
@@ -93,6 +106,7 @@ def embed(
             "count": image_set.n_images,
             "tars": len(image_set.tars),
             "bytes": image_set.size_bytes,
+            "on_s3": image_set.source.startswith("s3://"),
         }
         if Set.SOURCE in chosen:
             found = _peers(cache, wanted=peers, make=not quick)
@@ -104,6 +118,7 @@ def embed(
                 rounds=plan.rounds,
                 tuning_tars=tuning_tars,
                 tune=not quick,
+                profile=profile,
                 peers=found,
                 work=work,
             )
@@ -112,9 +127,15 @@ def embed(
             result["decode_bound"] = decode_bound(plan, _QUICK_PHOTOS if quick else _PHOTOS)
         if Set.LATENCY in chosen:
             result["latency"] = latency(plan, image_set, s3)
+        if Set.SMALL_OBJECTS in chosen:
+            n_objects = objects or (_QUICK_OBJECTS if quick else _OBJECTS)
+            result["small_objects"] = small_objects(plan, image_set, s3, n_objects, tune=not quick)
+        if Set.CRASH in chosen:
+            result["crash"] = crash(plan, image_set)
         if times:
             result["growth"] = measure_growth(image_set, bench_model, times, plan.rounds, work)
     result["seconds"] = round(time.perf_counter() - started, 1)
+    result["goals"] = judged(result)
     if output is not None:
         output.write_text(json.dumps(result, indent=1) + "\n")
     print_result(result, embed_text(result), as_json=as_json)

@@ -94,7 +94,7 @@ def _run_in(folder: Path, scratch: Path, contender: Contender, *, with_memory: b
         seconds=report.get("seconds", 0.0),
         wall_s=wall_s,
         report=report,
-        memory=watch.peak(marks, until_s) if watch is not None else None,
+        memory=None if watch is None or failure else watch.peak(marks, until_s),
         failure=failure,
     )
 

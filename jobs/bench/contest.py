@@ -4,6 +4,7 @@
 2. Race: in each round everybody runs once, so that a busy minute of the machine hits all of them.
 3. One more run of each with memory sampled (sampling costs time, so its speed does not count), whose vectors
    are compared: a contender that does other work is not a peer.
+4. If asked for, one more run of ours with its workers under cProfile.
 """
 
 import statistics
@@ -18,6 +19,7 @@ from jobs.bench.grid import Settings, ceiling_grid, dataloader_grid, ray_data_gr
 from jobs.bench.image_sets import BenchModel, ImageSet
 from jobs.bench.machine import load
 from jobs.bench.peers_environment import PeersEnvironment
+from jobs.bench.where import where_time_goes
 from jobs.output import say
 
 OURS, RAY_DATA, DATALOADER = "ours", "ray_data", "dataloader"
@@ -35,6 +37,7 @@ class Contest:
     rounds: int
     tuning_tars: int
     tune: bool
+    profile: bool
     peers: PeersEnvironment
     work: Path
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -69,7 +72,8 @@ def run_contest(contest: Contest) -> dict[str, Any]:
         if entry.contender is not None:
             entry.measured = run(_keeping(entry.contender, kept / name), contest.work, with_memory=True)
             _tell("memory", name, entry.measured)
-    ceiling = _best_of([entries[name].rates() for name in ceiling_grid(contest.cores)])
+    bare = [entries[name] for name in ceiling_grid(contest.cores)]
+    ceiling = _best_of([entry.rates() for entry in bare])
     ours = entries[OURS].rates()
     return {
         "ratio_to_ceiling": _ratio(ours, ceiling),
@@ -77,6 +81,10 @@ def run_contest(contest: Contest) -> dict[str, Any]:
         "ratio_to_dataloader": _ratio(ours, entries[DATALOADER].rates()),
         "memory_ratio_to_ray_data": _memory_ratio(entries[OURS], entries[RAY_DATA]),
         "contenders": {name: _figures(entry) for name, entry in entries.items()},
+        "where_time_goes": where_time_goes(
+            entries[OURS].outcomes, [entry.outcomes for entry in bare], contest.cores
+        ),
+        "profile": _profile(contest) if contest.profile else None,
         "agreement": compare_vectors(kept, OURS, (RAY_DATA, DATALOADER)),
         "load_at_end": load(),
     }
@@ -94,7 +102,15 @@ def _entries(contest: Contest) -> dict[str, _Entry]:
     return entries
 
 
-def _ours(contest: Contest) -> Contender:
+def _profile(contest: Contest) -> list[dict[str, Any]]:
+    """The functions of our workers that took the most time of their own."""
+    outcome = run(_ours(contest, profile=True), contest.work)
+    _tell("profile", OURS, outcome)
+    found: list[dict[str, Any]] = outcome.report.get("profile", [])
+    return found
+
+
+def _ours(contest: Contest, *, profile: bool = False) -> Contender:
     config = {
         **contest.config,
         "source": contest.images.source,
@@ -102,9 +118,8 @@ def _ours(contest: Contest) -> Contender:
         "read": contest.images.read,
     }
     environment = {"BITSIEVE_CACHE": str(contest.work / "cache")}
-    return Contender(
-        name=OURS, module="jobs.bench.ours", settings={"config": config}, environment=environment
-    )
+    settings = {"config": config, "profile": profile}
+    return Contender(name=OURS, module="jobs.bench.ours", settings=settings, environment=environment)
 
 
 def _tuned(contest: Contest, name: str, script: str, grid: Sequence[Settings]) -> _Entry:

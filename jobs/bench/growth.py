@@ -1,7 +1,7 @@
 """Does a bigger catalog cost more per image, or more memory? The same tars again and again under new ids."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from jobs.output import say
 
 def measure_growth(
     images: ImageSet, model: BenchModel, times: Sequence[int], rounds: int, work: Path
-) -> list[dict[str, Any]]:
-    """For each size the rounds' images/s, and the peaks of a further run with memory sampled.
+) -> dict[str, Any]:
+    """For each size the rounds' images/s and the peaks of a further run with memory sampled, and the changes.
 
     Sizes take turns within a round, so that a busy minute of the machine does not look like growth.
     """
@@ -43,7 +43,32 @@ def measure_growth(
             }
         )
         shutil.rmtree(work / f"times{n}")
-    return rows
+    return {"sizes": rows, **changes(rows)}
+
+
+def changes(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """How far the sizes differ from the first one, as shares of it; None without its figures.
+
+    ``images_per_s_change`` is the largest in either direction, ``peak_change`` (working memory) and
+    ``driver_change`` the largest upwards.
+
+    >>> one = {"images_per_s": 100.0, "working_bytes": 50, "driver_bytes": 20}
+    >>> other = {"images_per_s": 96.0, "working_bytes": 55, "driver_bytes": 19}
+    >>> changes([one, other])
+    {'images_per_s_change': 0.04, 'peak_change': 0.1, 'driver_change': 0.0}
+    """
+    speeds = _relative(rows, "images_per_s")
+    peaks, drivers = (_relative(rows, name) for name in ("working_bytes", "driver_bytes"))
+    return {
+        "images_per_s_change": max((round(abs(change), 4) for change in speeds), default=None),
+        "peak_change": max((round(change, 4) for change in peaks), default=None),
+        "driver_change": max((round(change, 4) for change in drivers), default=None),
+    }
+
+
+def _relative(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    values = [row[name] for row in rows]
+    return [value / values[0] - 1 for value in values] if all(values) else []
 
 
 def _ours(images: ImageSet, model: BenchModel, work: Path) -> Contender:

@@ -14,10 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.bench.agreement import compare_vectors
-from jobs.bench.contender import Contender, run
+from jobs.bench.contender import Contender, Outcome, run
 from jobs.bench.delay import DelayProxy
+from jobs.bench.goals import GOALS, judged
+from jobs.bench.growth import changes
 from jobs.bench.image_sets import demo_set, prepare_model, repeated_set, source_set
 from jobs.bench.memory import ProcessMemory, peak, sample
+from jobs.bench.timed_pool import StageTimes
+from jobs.bench.where import where_time_goes
 from pipeline.errors import SourceError
 
 
@@ -131,3 +135,49 @@ def test_compare_vectors_counts_what_only_one_side_has(tmp_path: Path) -> None:
         "cosine_min": 1.0,
         "cosine_mean": 1.0,
     }
+
+
+def test_a_goal_is_judged_by_its_own_side_and_by_where_the_images_lie() -> None:
+    result = {
+        "images": {"on_s3": True},
+        "ratio_to_ceiling": 0.86,
+        "memory_ratio_to_ray_data": 0.3,
+        "latency": {"skipped": "no place"},
+        "crash": {"units_done_twice": 1, "images_lost": 1},
+    }
+    assert [(one["name"], one["met"]) for one in judged(result)] == [
+        ("ceiling_s3", True),
+        ("memory", False),
+        ("crash_units_done_twice", True),
+        ("crash_images_lost", False),
+    ]
+    assert len({goal.name for goal in GOALS}) == len(GOALS)
+
+
+def test_growth_without_a_figure_for_one_size_has_no_verdict() -> None:
+    rows = [
+        {"images_per_s": 100.0, "working_bytes": 50, "driver_bytes": 20},
+        {"images_per_s": 120.0, "working_bytes": None, "driver_bytes": 25},
+    ]
+    assert changes(rows) == {"images_per_s_change": 0.2, "peak_change": None, "driver_change": 0.25}
+
+
+def test_where_time_goes_adds_up_to_all_cores() -> None:
+    report = {
+        "embed_seconds": {"wall": 9.0, "infer": 6.0, "decode": 2.0},
+        "cpu_s": {"workers": 7.0, "driver": 0.5, "ray": 0.5},
+    }
+    ours = Outcome(n_images=1000, seconds=5.0, wall_s=8.0, report=report)
+    bare = Outcome(n_images=1000, seconds=4.0, wall_s=5.0, report={"cpu_ms_per_image": 7.5})
+    found = where_time_goes([ours], [[bare]], cores=2)
+    assert found is not None
+    assert found["clock_ms"] == {
+        "whole": 10.0, "infer": 6.0, "decode": 2.0, "rest_of_tasks": 1.0, "outside_tasks": 1.0
+    }  # fmt: skip
+    assert found["processor_ms"] == {"workers": 7.0, "driver": 0.5, "ray": 0.5, "idle": 2.0}
+    assert found["ceiling"] == {"clock_ms": 8.0, "processor_ms": 7.5}
+
+
+def test_a_task_handed_out_again_is_counted_with_its_images() -> None:
+    times = StageTimes(called_s=0.0, handed_out=[(0, 60), (1, 70), (0, 60), (2, 5), (0, 60)])
+    assert times.begun_again() == [60, 60]
