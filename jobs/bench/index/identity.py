@@ -2,11 +2,14 @@
 
 An image is mean + between + within: *between* is drawn once for an identity, *within* for each image, both
 Gaussian, then the vector is brought to unit length. The variances were measured on 2026-11-22 on the 13,233
-embeddings of aligned LFW faces that foamliu's MobileFaceNet (128 dimensions) gives:
-within = pooled covariance of the 1,680 people with several images, between = total - within. In the
-eigenbasis of the total both are diagonal but for 2 % and 9 % of their squared norm, so that two columns of
-variances say it all; those in between the rows of the table follow by straight lines. The effective
-dimension is 85.7 (measured 85.7). A seeded rotation keeps any axis from meaning something.
+embeddings of aligned LFW faces that foamliu's MobileFaceNet (128 dimensions) gives: within = pooled
+covariance of the 1,680 people with several images, between = total - within. In the eigenbasis of the total
+both are diagonal but for 2 % and 9 % of their squared norm, so that two columns of variances say it all;
+between the rows of the table run straight lines, and each column is scaled to its measured sum. The effective
+dimension is 85.7, as measured. A seeded rotation keeps any axis from meaning something.
+
+Beside vectors drawn from the two whole covariances (100,000 rows, 500 queries) recall@10 of C = 50 candidates
+by 128 bits is .979 (.981), of 256 bits .999 (.999), of 8 of 1,024 lists .956 (.961).
 """
 
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ D = 128
 IMAGES_OF_ONE = 20
 _BLOCK = 1 << 16
 _MEAN_NORM = 0.116
+_SUMS = (0.650, 0.336)  # of all variances, between and within
 _VARIANCES = (  # place in the spectrum, between, within; variances in units of 1e-4
     (0, 353.4, 33.1),
     (1, 194.5, 32.9),
@@ -81,8 +85,7 @@ def identity_model(rows: int, seed: int = 0) -> IdentityModel:
     generator = np.random.default_rng([seed, 0])
     places, between, within = np.array(_VARIANCES).T
     between_D, within_D = (
-        np.sqrt(np.interp(np.arange(D), places, column * 1e-4)).astype(np.float32)
-        for column in (between, within)
+        _deviations(places, column, total) for column, total in zip((between, within), _SUMS, strict=True)
     )
     direction_D = generator.standard_normal(D).astype(np.float32)
     n_identities = -(-rows // IMAGES_OF_ONE)
@@ -102,3 +105,9 @@ def _rotation(generator: np.random.Generator) -> Array:
     q_DD, _ = np.linalg.qr(generator.standard_normal((D, D)))
     rotation_DD: Array = q_DD.astype(np.float32)
     return rotation_DD
+
+
+def _deviations(places: npt.NDArray[np.float64], column: npt.NDArray[np.float64], total: float) -> Array:
+    variance_D = np.interp(np.arange(D), places, column)
+    deviation_D: Array = np.sqrt(variance_D * (total / variance_D.sum())).astype(np.float32)
+    return deviation_D
