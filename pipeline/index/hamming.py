@@ -1,21 +1,23 @@
 """First stage: the C live rows whose codes are nearest to each query's, over all index shards at once.
 
-The answer is exact: the first C live rows in the order (Hamming distance, image id). So it does not depend on
-how rows are spread over shards, on threads, or on dead rows, which Faiss skips inside its scan.
+The answer is exact: the first C live rows in the order (Hamming distance, image id), of all rows or of the
+lists that a query probes. So it does not depend on how rows are spread over shards, on threads, or on dead
+rows, which are skipped inside the scan.
 
-1. Cut the scan into pieces: up to 32 queries by a range of one shard's codes, enough pieces for all cores.
-2. Faiss finds the C best of each piece. Among ties it keeps the smallest row numbers (a property test holds
-   it to that), and row order is id order.
+1. Cut the work into pieces: a block of queries by a share of the rows (or of the probed lists). Rows are
+   shared out only if there are fewer blocks than threads, and only where that pays.
+2. Scan a piece (`kernel`, or `plain` without numba), index shard by index shard: the C-th distance found so
+   far limits what the next shard may add.
 3. Keep what is nearer than the C-th distance over all pieces; among rows at that distance, the smallest ids.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import faiss
 import numpy as np
 
+from pipeline.index import kernel, plain
 from pipeline.index.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from pipeline.index.order import (
     NOWHERE,
@@ -28,13 +30,13 @@ from pipeline.index.order import (
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut, default_threads, map_pieces
 
-_QUERY_BLOCK = 32  # Faiss's own block; its codes block is 65,536 rows
-_MIN_SLICE_ROWS = 65_536  # below this a piece costs less than handing it to a thread
-_COUNTING_BYTES = 1 << 28  # Faiss's counting variant allocates queries * (bits + 1) * k * 8 bytes
+_MIN_SLICE_BYTES = 1 << 21  # codes that take less time than handing them to a thread
+_MAX_BLOCK = 128  # queries of one piece
+_BLOCK_BYTES = 1 << 25  # what they may hold while they are scanned
 _COUNT_BLOCK_ROWS = 1 << 17
 _FAR = np.iinfo(np.int32).max
 
-_Piece = tuple[int, int, int, int, int]  # shard, first code, past the last code, first query, past the last
+_Piece = tuple[int, int, int, int]  # first query, past the last, which share of the rows, of how many
 
 
 def nearest_codes(
@@ -42,6 +44,7 @@ def nearest_codes(
     codes_QW: ByteArray,
     n_candidates: int,
     *,
+    probes_QP: Int32Array | None = None,
     excluded_QE: IntArray | None = None,
     threads: int | None = None,
 ) -> IntArray:
@@ -51,6 +54,7 @@ def nearest_codes(
         shards: of one snapshot, opened with one encoder.
         codes_QW: the queries' codes.
         n_candidates: C. With fewer live rows, all of them are candidates.
+        probes_QP: the lists whose rows each query looks at, -1 for none; None for all rows.
         excluded_QE: places that must not be candidates of that query; -1 for none.
         threads: pieces scanned at a time; changes no result.
 
@@ -59,13 +63,17 @@ def nearest_codes(
     """
     threads = default_threads() if threads is None else threads
     n_asked = n_candidates + (0 if excluded_QE is None else excluded_QE.shape[1])
-    pieces = _pieces(shards, len(codes_QW), threads)
-    found = map_pieces(partial(_scan, shards, np.ascontiguousarray(codes_QW), n_asked), pieces, threads)
-    hamming_QM, place_QM = _side_by_side(pieces, found, len(codes_QW))
+    pieces = _pieces(shards, codes_QW, n_asked, probes_QP, threads)
+    codes_QW = np.ascontiguousarray(codes_QW)
+    found = map_pieces(partial(_scan, shards, codes_QW, n_asked, probes_QP), pieces, threads)
+    hamming_QM, place_QM = _side_by_side(pieces, found, (len(codes_QW), n_asked))
     if excluded_QE is not None and excluded_QE.size:
-        place_QM[(place_QM[:, :, None] == excluded_QE[:, None, :]).any(axis=2)] = NOWHERE
-    hamming_QM[place_QM == NOWHERE] = _FAR
-    return _compact(place_QM, _nearest(hamming_QM, place_QM, n_candidates, shards), n_candidates)
+        excluded_QM = (place_QM[:, :, None] == excluded_QE[:, None, :]).any(axis=2)
+        place_QM[excluded_QM], hamming_QM[excluded_QM] = NOWHERE, _FAR
+    if place_QM.shape[1] > n_candidates:
+        place_QM = _compact(place_QM, _nearest(hamming_QM, place_QM, n_candidates, shards), n_candidates)
+    place_QM.view(np.uint64).sort(axis=1)  # as unsigned numbers, so that -1 comes last
+    return place_QM
 
 
 def hamming_counts(
@@ -75,7 +83,7 @@ def hamming_counts(
     threads = default_threads() if threads is None else threads
     codes_QW = np.ascontiguousarray(codes_QW)
     counts_QH = np.zeros((len(codes_QW), codes_QW.shape[1] * 8 + 1), dtype=np.int64)
-    for q0, q1 in cut(len(codes_QW), -(-len(codes_QW) // _QUERY_BLOCK)):
+    for q0, q1 in cut(len(codes_QW), -(-len(codes_QW) // plain.QUERY_BLOCK)):
         pieces = [
             (number, a, b, q0, q1)
             for number, shard in enumerate(shards)
@@ -106,79 +114,81 @@ def codes_of(shard: IndexShard) -> ByteArray:
     return shard.codes_NW
 
 
-def _pieces(shards: Sequence[IndexShard], n_queries: int, threads: int) -> list[_Piece]:
-    """Query blocks by code ranges; codes are cut only if blocks and shards do not fill the threads."""
-    blocks = cut(n_queries, -(-n_queries // _QUERY_BLOCK))
-    wanted = -(-threads // max(1, len(blocks) * sum(shard.n_rows > 0 for shard in shards)))
-    return [
-        (number, a, b, q0, q1)
-        for number, shard in enumerate(shards)
-        for a, b in cut(shard.n_rows, min(wanted, 1 + shard.n_rows // _MIN_SLICE_ROWS), multiple=8)
-        for q0, q1 in blocks
-    ]
+def _pieces(
+    shards: Sequence[IndexShard],
+    codes_QW: ByteArray,
+    n_asked: int,
+    probes_QP: Int32Array | None,
+    threads: int,
+) -> list[_Piece]:
+    """Query blocks by shares of the rows."""
+    n_queries, width = codes_QW.shape
+    at_most = max(1, min(_MAX_BLOCK, _BLOCK_BYTES // (24 * n_asked)))
+    blocks = cut(n_queries, max(-(-n_queries // at_most), min(threads, n_queries)))
+    scanned_bytes = sum(shard.n_rows for shard in shards) * width
+    if probes_QP is not None:
+        n_lists = max((len(s.offsets_L) - 1 for s in shards if s.offsets_L is not None), default=1)
+        scanned_bytes = scanned_bytes * probes_QP.shape[1] // max(n_lists, 1)
+    shares = min(-(-threads // max(1, len(blocks))), 1 + scanned_bytes // _MIN_SLICE_BYTES)
+    return [(q0, q1, share, shares) for share in range(shares) for q0, q1 in blocks]
 
 
 def _scan(
-    shards: Sequence[IndexShard], codes_QW: ByteArray, n_asked: int, piece: _Piece
+    shards: Sequence[IndexShard],
+    codes_QW: ByteArray,
+    n_asked: int,
+    probes_QP: Int32Array | None,
+    piece: _Piece,
 ) -> tuple[Int32Array, IntArray]:
-    """Hamming distances and places of the nearest live rows of one piece; -1 where it has fewer."""
-    number, a, b, q0, q1 = piece
-    hamming_QM, row_QM = _faiss_nearest(
-        codes_of(shards[number])[a:b], codes_QW[q0:q1], min(n_asked, b - a), _selector(shards[number], a, b)
-    )
-    return hamming_QM, np.where(row_QM < 0, NOWHERE, to_place(number, row_QM + a))
-
-
-def _selector(shard: IndexShard, a: int, b: int) -> Any:
-    """Faiss's selector of the live rows in [a, b), numbered from a, a multiple of 8; None if all are."""
-    if shard.live_bitmap is None:
-        return None
-    return faiss.IDSelectorBitmap(shard.live_bitmap[a // 8 : -(-b // 8)])
-
-
-def _faiss_nearest(
-    codes_NW: ByteArray, codes_QW: ByteArray, k: int, selector: Any
-) -> tuple[Int32Array, IntArray]:
-    n_queries, width = codes_QW.shape
-    hamming_QK = np.empty((n_queries, k), dtype=np.int32)
-    row_QK = np.empty((n_queries, k), dtype=np.int64)
-    at_once = _COUNTING_BYTES // ((width * 8 + 1) * k * 8)
-    for q0, q1 in cut(n_queries, -(-n_queries // max(1, min(at_once, _QUERY_BLOCK)))):
-        queries, nearest, rows = codes_QW[q0:q1], hamming_QK[q0:q1], row_QK[q0:q1]
-        pointers = (faiss.swig_ptr(queries), faiss.swig_ptr(codes_NW))
-        if at_once:  # the counting variant: about the heap's speed at k = 100, four times at k = 8,000
-            faiss.hammings_knn_mc(
-                *pointers,
-                q1 - q0,
-                len(codes_NW),
-                k,
-                width,
-                faiss.swig_ptr(nearest),
-                faiss.swig_ptr(rows),
-                selector,
-            )
+    """Hamming distances and places of the first ``n_asked`` rows of one piece; -1 where it has fewer."""
+    q0, q1, share, shares = piece
+    queries = codes_QW[q0:q1]
+    limit_Q = np.full(q1 - q0, codes_QW.shape[1] * 8, dtype=np.int64)
+    found = []
+    for number, shard in enumerate(shards):
+        if shard.n_rows == 0:
+            continue
+        within: tuple[int, int] | Int32Array
+        if probes_QP is not None and shard.offsets_L is not None:
+            within = probes_QP[q0:q1, share::shares]
         else:
-            heap = faiss.int_maxheap_array_t()
-            heap.nh, heap.k = q1 - q0, k
-            heap.val, heap.ids = faiss.swig_ptr(nearest), faiss.swig_ptr(rows)
-            faiss.hammings_knn_hc(heap, *pointers, len(codes_NW), width, 1, 0, selector)
-    return hamming_QK, row_QK
+            spans = cut(shard.n_rows, shares, multiple=64)
+            if share >= len(spans):
+                continue
+            within = spans[share]
+        hamming_QC, row_QC = _first_rows(shard, queries, n_asked, within, limit_Q)
+        found.append((hamming_QC, np.where(row_QC < 0, NOWHERE, to_place(number, row_QC))))
+    if len(found) == 1:
+        return found[0]
+    empty = (np.empty((q1 - q0, 0), dtype=np.int32), np.empty((q1 - q0, 0), dtype=np.int64))
+    hamming_QM, place_QM = (np.concatenate(columns, axis=1) for columns in zip(empty, *found, strict=True))
+    keep_QM = _nearest(hamming_QM, place_QM, n_asked, shards)
+    return _compact_both(hamming_QM, place_QM, keep_QM, n_asked)
+
+
+def _first_rows(
+    shard: IndexShard,
+    codes_QW: ByteArray,
+    n: int,
+    within: tuple[int, int] | Int32Array,
+    limit_Q: IntArray,
+) -> tuple[Int32Array, IntArray]:
+    codes_of(shard)
+    if kernel.can_scan(shard, codes_QW.shape[1]):
+        return kernel.first_rows(shard, codes_QW, n, within, limit_Q)
+    return plain.first_rows(shard, codes_QW, n, within)
 
 
 def _side_by_side(
-    pieces: Sequence[_Piece], found: Sequence[tuple[Int32Array, IntArray]], n_queries: int
+    pieces: Sequence[_Piece], found: Sequence[tuple[Int32Array, IntArray]], shape: tuple[int, int]
 ) -> tuple[Int32Array, IntArray]:
-    """The answers of all pieces as two [Q, M] matrices, one column range per range of codes."""
-    starts: dict[tuple[int, int], int] = {}
-    width = 0
-    for (number, a, *_), (hamming, _) in zip(pieces, found, strict=True):
-        if (number, a) not in starts:
-            starts[number, a] = width
-            width += hamming.shape[1]
-    hamming_QM = np.empty((n_queries, width), dtype=np.int32)
-    place_QM = np.empty((n_queries, width), dtype=np.int64)
-    for (number, a, _, q0, q1), (hamming, place) in zip(pieces, found, strict=True):
-        columns = slice(starts[number, a], starts[number, a] + hamming.shape[1])
+    """The answers of all pieces as two [Q, M] matrices, one column range per share of the rows."""
+    n_queries, width = shape
+    shares = pieces[0][3] if pieces else 1
+    hamming_QM = np.empty((n_queries, width * shares), dtype=np.int32)
+    place_QM = np.empty((n_queries, width * shares), dtype=np.int64)
+    for (q0, q1, share, _), (hamming, place) in zip(pieces, found, strict=True):
+        columns = slice(share * width, (share + 1) * width)
         hamming_QM[q0:q1, columns], place_QM[q0:q1, columns] = hamming, place
     return hamming_QM, place_QM
 
@@ -206,11 +216,21 @@ def _compact(place_QM: IntArray, keep_QM: BoolArray, n: int) -> IntArray:
     place_QC = np.full((len(place_QM), n), NOWHERE, dtype=np.int64)
     query_M, column_M = np.nonzero(keep_QM)
     place_QC[query_M, position_in_query(query_M)] = place_QM[query_M, column_M]
-    place_QC.view(np.uint64).sort(axis=1)  # as unsigned numbers, so that -1 comes last
     return place_QC
 
 
-def _count(shards: Sequence[IndexShard], codes_QW: ByteArray, piece: _Piece) -> IntArray:
+def _compact_both(
+    hamming_QM: Int32Array, place_QM: IntArray, keep_QM: BoolArray, n: int
+) -> tuple[Int32Array, IntArray]:
+    hamming_QC = np.full((len(place_QM), n), _FAR, dtype=np.int32)
+    query_M, column_M = np.nonzero(keep_QM)
+    hamming_QC[query_M, position_in_query(query_M)] = hamming_QM[query_M, column_M]
+    return hamming_QC, _compact(place_QM, keep_QM, n)
+
+
+def _count(
+    shards: Sequence[IndexShard], codes_QW: ByteArray, piece: tuple[int, int, int, int, int]
+) -> IntArray:
     number, a, b, q0, q1 = piece
     codes_NW, queries, alive_N = codes_of(shards[number])[a:b], codes_QW[q0:q1], shards[number].alive_N
     n_bins = codes_QW.shape[1] * 8 + 1

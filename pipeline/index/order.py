@@ -18,7 +18,7 @@ from pipeline.index.arrays import BoolArray, Float32Array, Int32Array, IntArray
 from pipeline.index.shard import IndexShard
 
 NOWHERE = -1
-_ROW_BITS = 40
+ROW_BITS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,17 +34,17 @@ class Neighbours:
 
 def to_place(shard: int, rows: IntArray) -> IntArray:
     """The places of ``rows`` of index shard number ``shard``; int64, same shape."""
-    return rows | (shard << _ROW_BITS)
+    return rows | (shard << ROW_BITS)
 
 
 def shard_of(place: IntArray) -> IntArray:
     """Index shard number of every place; int64, same shape."""
-    return place >> _ROW_BITS
+    return place >> ROW_BITS
 
 
 def row_of(place: IntArray) -> IntArray:
     """Row inside its index shard of every place; int64, same shape."""
-    return place & ((1 << _ROW_BITS) - 1)
+    return place & ((1 << ROW_BITS) - 1)
 
 
 def ids_at(shards: Sequence[IndexShard], place_M: IntArray) -> "pa.LargeStringArray":

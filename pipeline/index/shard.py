@@ -130,8 +130,8 @@ class IndexShard:
 
     @cached_property
     def live_bitmap(self) -> ByteArray | None:
-        """``alive_N`` packed little-endian as Faiss's IDSelectorBitmap wants it; None where all are live."""
-        return None if self.alive_N is None else np.packbits(self.alive_N, bitorder="little")
+        """``alive_N`` packed little-endian, and eight zero bytes to read past; None where all are live."""
+        return None if self.alive_N is None else np.pad(np.packbits(self.alive_N, bitorder="little"), (0, 8))
 
     def find(self, image_id: str) -> IntArray:
         """Live rows that hold ``image_id``, ascending: one or none, usually. Reads O(log N) ids."""

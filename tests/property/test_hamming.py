@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.index import hamming
+from pipeline.index import kernel, plain
 from pipeline.index.hamming import hamming_counts, hamming_of, nearest_codes
 from pipeline.index.shard import IndexShard
 from tests.support.index_shards import hamming_oracle
@@ -98,7 +98,8 @@ def test_ties_across_faiss_blocks_and_slices_keep_the_smallest_rows(
     counting_bytes: int, alive_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More rows than Faiss's block of 65,536 codes, hardly a distinct distance, one query on all threads."""
-    monkeypatch.setattr(hamming, "_COUNTING_BYTES", counting_bytes)
+    monkeypatch.setattr(plain, "_COUNTING_BYTES", counting_bytes)
+    monkeypatch.setattr(kernel, "available", lambda: False)
     rng = np.random.default_rng(1)
     codes_NW = rng.integers(0, 2, (200_003, 8)).astype(np.uint8)
     codes_QW = rng.integers(0, 2, (3, 8)).astype(np.uint8)
