@@ -9,8 +9,13 @@
 - ``arrays``     array types, and the legend of the shape suffixes
 - ``sample``     which rows fit the encoder, which ones measure it: decided by id, the same every night
 - ``encoder``    float vector to bits
-- ``build``      embedding parts to the three files of one index shard
-- ``shard``      those three files, mapped and checked
+- ``rotation``   random rotations; ``itq`` a learnt one
+- ``lists``      the coarse quantiser of the lists form
+- ``balance``    whether an encoder still suits the rows
+- ``int8``       vectors rounded to 8 bits
+- ``mapped``     files that are written in any order of rows
+- ``build``      embedding parts to the files of one index shard
+- ``shard``      those files, mapped and checked
 - ``order``      (distance, image id): the one order every stage uses, so that sharding never shows
 - ``threads``    the pieces of a scan over all cores
 - ``hamming``    first stage
@@ -18,8 +23,11 @@
 - ``search``     both stages as one call
 - ``calibration``  what calibrating found, as the manifest stores it
 - ``bootstrap``  the uncertainty of a mean over queries
-- ``recall``     recall at every C from one pass over the codes
-- ``calibrate``  the C that gives the recall asked for, and the recall published
+- ``queries``    which rows or vectors measure the index
+- ``levels``     the lists that 1, 2, 4, … probes look into
+- ``recall``     recall at every C and every number of probes from one pass over the codes
+- ``choose``     the cheapest C and probes that meet the target on one set of queries
+- ``calibrate``  the operating point that gives the recall asked for, and the recall published
 - ``reduce``     fit and build as stages with receipts: the only file here that knows the object store
 
 The rest knows local files and arrays: no store, no manifest, no Ray. This room is the only door to faiss.

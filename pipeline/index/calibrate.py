@@ -2,13 +2,15 @@
 
 1. Draw two disjoint seeded sets of live rows as queries, none of which the encoder was fitted on (or split
    the query vectors that were given). A catalog row is never its own neighbour: it is removed by id.
-2. Calibration set: recall at every C from one pass (`recall`); C is the smallest whose lower bound meets the
-   target.
+2. Calibration set: recall at every C, and in lists form at every number of probes, from one pass (`recall`);
+   the cheapest whose lower bound meets the target is taken (`choose`).
 3. Verification set: the recall of the real `Searcher.search` against exact search. If chance was kinder to
-   the first set and the lower bound falls short here, C grows by a quarter and is measured again, up to the
-   budget.
+   the first set and the lower bound falls short here, C and probes grow by a quarter and are measured again,
+   up to the budget.
 4. The published figure is the last measurement. If it falls short at the budget, the answer says so and how
    many bits to fit next; the caller fits, builds and calibrates again, at most three times.
+5. The same search on 200 of those queries over random tenths, hundredths and half hundredths of the rows:
+   the recall that filters will see.
 
 Under 1,000 live rows nothing is measured: search is exact there and its recall is 1. The same holds up to
 20,000 rows where the catalog has too few rows outside the fit sample to prove the target.
@@ -21,23 +23,25 @@ from typing import Literal
 import numpy as np
 
 from pipeline.errors import UsageError
-from pipeline.index.arrays import Float32Array, FloatArray, IntArray, VectorArray
+from pipeline.index.arrays import Float32Array, FloatArray, KeyArray, VectorArray
 from pipeline.index.bootstrap import Bootstrap, Interval, queries_needed
-from pipeline.index.calibration import REPORTED_K, Calibration, CurvePoint
+from pipeline.index.calibration import REPORTED_K, Calibration
+from pipeline.index.choose import Asked, choose_flat, choose_lists
 from pipeline.index.encoder import Encoder
 from pipeline.index.exact import nearest
-from pipeline.index.order import NOWHERE, ids_at, places_of, row_of, shard_of, to_place
-from pipeline.index.recall import QuerySet, recall_at, sieve_ranks
-from pipeline.index.sample import MAX_QUERIES, query_sample, seeded_order
-from pipeline.index.search import Searcher, check_queries
+from pipeline.index.queries import QuerySet, catalog_queries, given_queries, keys_of, narrowed
+from pipeline.index.sample import MAX_QUERIES
+from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard
 
 EXACT_BELOW = 1_000
 CHEAP_BELOW = 20_000
 """Up to here exact search costs a millisecond or two: better than a recall nobody can prove."""
 MAX_REFITS = 3
-_GRID = (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
+SELECTIVITIES = (0.1, 0.01, 0.005)
+_FILTERED_QUERIES = 200
 _GROWTH = 1.25
+_MOST_PROBES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +90,12 @@ def calibrate(
         return _exact(encoder, settings, n_live, few, given=queries is not None)
     if encoder is None:
         raise UsageError(f"{n_live} live rows need an encoder to be calibrated, not exact search")
+    keys = keys_of(shards, encoder.seed)
+    max_queries = max(settings.max_queries, queries_needed(settings.target))
     calibration, verification = (
-        _catalog_queries(encoder, shards, max(settings.max_queries, queries_needed(settings.target)))
+        catalog_queries(shards, keys, encoder.fit_threshold, max_queries)
         if queries is None
-        else _given_queries(encoder, queries)
+        else given_queries(encoder, queries)
     )
     unproven = _too_few_queries(settings.target, len(calibration), len(verification))
     draft = _exact(encoder, settings, n_live, unproven, given=queries is not None)
@@ -99,9 +105,16 @@ def calibrate(
         draft, method="hamming", met=False, n_calibration=len(calibration), n_verification=len(verification)
     )
     if unproven:
-        return _unmeasured(draft)
-    draft = _choose(draft, encoder, shards, calibration, threads)
-    return _publish(draft, encoder, shards, verification, threads)
+        return _unmeasured(draft, encoder)
+    asked = Asked(
+        target=settings.target, limits={k: _limit(draft, k) for k in _ks(settings.k)}, n_live=n_live
+    )
+    choose = choose_flat if draft.form == "flat" else choose_lists
+    bootstrap = Bootstrap(len(calibration), draft.seed)
+    chosen = choose(asked, encoder, shards, calibration, bootstrap, threads=threads)
+    draft = replace(draft, candidates=chosen.candidates, probes=chosen.probes, curve=chosen.curve)
+    draft = _publish(draft, encoder, shards, verification, threads)
+    return replace(draft, filtered=_filtered(draft, encoder, shards, keys, verification, threads))
 
 
 def default_budget(n_live: int) -> int:
@@ -131,6 +144,7 @@ def _exact(
         form="flat" if encoder is None or encoder.n_lists is None else "lists",
         probes={},
         curve=(),
+        filtered={},
         ann_recall={k: Interval(mean=1.0, low=1.0, high=1.0) for k in _ks(settings.k)},
     )
 
@@ -145,81 +159,83 @@ def _too_few_queries(target: float, n_calibration: int, n_verification: int) -> 
     )
 
 
-def _unmeasured(draft: Calibration) -> Calibration:
-    """Recall counts as 0, and C is the whole budget, so that a search still works."""
+def _unmeasured(draft: Calibration, encoder: Encoder) -> Calibration:
+    """Recall counts as 0, and C is the whole budget, of all lists, so that a search still works."""
     return replace(
         draft,
+        probes={} if encoder.n_lists is None else dict.fromkeys(_ks(draft.k), encoder.n_lists),
         candidates={k: max(draft.budget, k) for k in _ks(draft.k)},
         ann_recall={k: Interval(mean=0.0, low=0.0, high=1.0) for k in _ks(draft.k)},
     )
 
 
-def _choose(
-    draft: Calibration, encoder: Encoder, shards: Sequence[IndexShard], queries: QuerySet, threads: int | None
-) -> Calibration:
-    """Fills in the curve and, for every k, the smallest C whose lower bound meets the target."""
-    ks = _ks(draft.k)
-    ranks = sieve_ranks(shards, queries, encoder.encode(queries.xq_QD), ks, threads=threads)
-    bootstrap = Bootstrap(len(queries), draft.seed)
-    candidates: dict[int, int] = {}
-    for k in ks:
-        at_least = max(k, *candidates.values(), 1)
-        candidates[k] = _smallest(ranks[k], bootstrap, draft.target, at_least, _limit(draft, k))
-    grid = sorted({n for n in _GRID if n <= draft.n_live} | set(candidates.values()))
-    curve = tuple(
-        CurvePoint(
-            candidates=n,
-            probes=None,
-            recall={k: round(float(recall_at(ranks[k], n).mean()), 6) for k in ks},
-        )
-        for n in grid
-    )
-    return replace(draft, candidates=candidates, curve=curve)
-
-
-def _smallest(ranks_QK: IntArray, bootstrap: Bootstrap, target: float, low: int, limit: int) -> int:
-    """Smallest C in [low, limit] whose lower bound meets the target; ``limit`` where none does."""
-    high = max(low, limit)
-    while low < high:
-        middle = (low + high) // 2
-        if bootstrap.interval(recall_at(ranks_QK, middle)).low >= target:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
 def _publish(
     draft: Calibration, encoder: Encoder, shards: Sequence[IndexShard], queries: QuerySet, threads: int | None
 ) -> Calibration:
-    """Measures the recall of the real search on queries that chose nothing; grows C while it falls short."""
+    """Measures the recall of the real search on queries that chose nothing; grows its cost until it suffices.
+
+    Probes grow to at most four times those that were chosen: what they miss then, bits have to mend.
+    """
     bound = nearest(shards, queries.xq_QD, max(_ks(draft.k)), excluded_QE=queries.excluded_QE).distance_QK
     bootstrap = Bootstrap(len(queries), draft.seed + 1)
     found: dict[int, Interval] = {}
-    candidates = dict(draft.candidates)
+    candidates, probes = dict(draft.candidates), dict(draft.probes)
     for k in _ks(draft.k):
         limit = _limit(draft, k)
         candidates[k] = max(candidates[k], *(candidates[smaller] for smaller in found), k)
+        most = min(encoder.n_lists or 1, _MOST_PROBES * probes.get(k, 1))
+        if probes:
+            probes[k] = max(probes[k], *(probes[smaller] for smaller in found), 1)
         while True:
-            searcher = Searcher(encoder, shards, replace(draft, candidates=candidates), threads=threads)
-            found[k] = bootstrap.interval(_search_recall(searcher, queries, k, bound[:, k - 1]))
-            if found[k].low >= draft.target or candidates[k] >= limit:
+            point = replace(draft, candidates=candidates, probes=probes)
+            found[k] = bootstrap.interval(
+                _search_recall(Searcher(encoder, shards, point, threads=threads), queries, k, bound[:, k - 1])
+            )
+            spent = candidates[k] >= limit and probes.get(k, most) >= most
+            if found[k].low >= draft.target or spent:
                 break
-            candidates[k] = min(limit, int(candidates[k] * _GROWTH) + 1)
+            candidates[k] = max(candidates[k], min(limit, int(candidates[k] * _GROWTH) + 1))
+            if probes:
+                probes[k] = max(probes[k], min(most, int(probes[k] * _GROWTH) + 1))
     met = found[draft.k].low >= draft.target
     return replace(
         draft,
         met=met,
         candidates=candidates,
+        probes=probes,
         ann_recall=found,
-        reason="" if met else _shortfall(draft, found[draft.k]),
+        reason="" if met else _shortfall(replace(draft, probes=probes), found[draft.k]),
         next_bits=None if met else 2 * encoder.bits,
     )
 
 
+def _filtered(
+    point: Calibration,
+    encoder: Encoder,
+    shards: Sequence[IndexShard],
+    keys: Sequence[KeyArray],
+    queries: QuerySet,
+    threads: int | None,
+) -> dict[str, Interval]:
+    """Recall at k where a filter leaves a random share of the rows, through the real search."""
+    queries = queries.first(_FILTERED_QUERIES)
+    bootstrap = Bootstrap(len(queries), point.seed + 2)
+    found = {}
+    for selectivity in SELECTIVITIES:
+        fewer = narrowed(shards, keys, selectivity)
+        k = min(point.k, sum(shard.n_live for shard in fewer) - 1)
+        if k < 1:
+            continue
+        bound = nearest(fewer, queries.xq_QD, k, excluded_QE=queries.excluded_QE).distance_QK[:, k - 1]
+        searcher = Searcher(encoder, fewer, point, threads=threads)
+        found[str(selectivity)] = bootstrap.interval(_search_recall(searcher, queries, k, bound))
+    return found
+
+
 def _shortfall(draft: Calibration, measured: Interval) -> str:
     return (
-        f"with {draft.bits} bits and the whole budget of {draft.budget} candidates, recall@{draft.k} is "
+        f"with {draft.bits} bits and the whole budget of {draft.budget} candidates"
+        f"{f' from {draft.probes[draft.k]} lists' if draft.probes else ''}, recall@{draft.k} is "
         f"{measured.mean:.4f} with a lower bound of {measured.low:.4f}, below the target of {draft.target}"
     )
 
@@ -231,45 +247,6 @@ def _search_recall(searcher: Searcher, queries: QuerySet, k: int, bound_Q: Float
     return np.array(
         [sum(distance <= bound for distance in row) / k for row, bound in pairs], dtype=np.float64
     )
-
-
-def _catalog_queries(
-    encoder: Encoder, shards: Sequence[IndexShard], max_queries: int
-) -> tuple[QuerySet, QuerySet]:
-    """Live rows that the encoder was not fitted on, by seeded order of ids: the same in any sharding."""
-    live = [np.arange(s.n_rows) if s.alive_N is None else np.flatnonzero(s.alive_N) for s in shards]
-    keys = [
-        seeded_order(shard.ids if shard.alive_N is None else shard.ids.take(live[number]), encoder.seed)
-        for number, shard in enumerate(shards)
-    ]
-    place_N = np.concatenate([to_place(number, rows) for number, rows in enumerate(live)])
-    sample = query_sample(np.concatenate(keys), encoder.fit_threshold, max_queries=max_queries)
-    return (
-        _rows_as_queries(shards, place_N[sample.calibration_Q]),
-        _rows_as_queries(shards, place_N[sample.verification_Q]),
-    )
-
-
-def _rows_as_queries(shards: Sequence[IndexShard], place_Q: IntArray) -> QuerySet:
-    xq_QD = np.empty((len(place_Q), shards[0].vectors_ND.shape[1]), dtype=np.float32)
-    for number, shard in enumerate(shards):
-        here = np.flatnonzero((shard_of(place_Q) == number) & (place_Q != NOWHERE))
-        xq_QD[here] = shard.vectors_ND[row_of(place_Q[here])]
-    ids = tuple(ids_at(shards, place_Q).to_pylist())
-    return QuerySet(xq_QD=xq_QD, excluded_QE=places_of(shards, ids), exclude_ids=ids)
-
-
-def _given_queries(encoder: Encoder, queries: VectorArray) -> tuple[QuerySet, QuerySet]:
-    check_queries(queries, encoder.d)
-    calibration, verification = (
-        QuerySet(
-            xq_QD=np.ascontiguousarray(half, dtype=np.float32),
-            excluded_QE=np.empty((len(half), 0), dtype=np.int64),
-            exclude_ids=(None,) * len(half),
-        )
-        for half in (queries[0::2], queries[1::2])
-    )
-    return calibration, verification
 
 
 def _limit(draft: Calibration, k: int) -> int:

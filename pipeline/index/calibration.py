@@ -58,6 +58,8 @@ class Calibration:
     curve: tuple[CurvePoint, ...]
     ann_recall: dict[int, Interval]
     """Published: mean and 95 % interval through the real search on the verification queries, for each k."""
+    filtered: dict[str, Interval]
+    """The same at k where a filter leaves a random share of the rows: that share (".005") and the recall."""
 
     def candidates_for(self, k: int) -> tuple[int | None, str]:
         """C for any k, and a warning where that C was not measured; (None, "") for exact search.
@@ -99,6 +101,7 @@ class Calibration:
             for point in self.curve
         ]
         plain["ann_recall"] = {str(k): dataclasses.asdict(found) for k, found in self.ann_recall.items()}
+        plain["filtered"] = {share: dataclasses.asdict(found) for share, found in self.filtered.items()}
         return plain
 
     @classmethod
@@ -120,6 +123,7 @@ class Calibration:
                     )
                     for point in plain["curve"]
                 ),
+                "filtered": {str(share): Interval(**found) for share, found in plain["filtered"].items()},
                 "ann_recall": {int(k): Interval(**found) for k, found in plain["ann_recall"].items()},
             }
             return cls(**{**plain, **changed})

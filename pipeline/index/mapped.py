@@ -54,4 +54,4 @@ def npy_header(shape: tuple[int, ...], dtype: npt.DTypeLike) -> bytes:
 
 def faiss_header(n: int, bits: int) -> bytes:
     """The header of Faiss's file of an IndexBinaryFlat of ``n`` codes: type, sizes, trained, length."""
-    return struct.pack("<4siIQ?iQ", b"IBxF", bits, bits // 8, n, True, 1, n * bits // 8)
+    return struct.pack("<4siIQBiQ", b"IBxF", bits, bits // 8, n, 1, 1, n * bits // 8)

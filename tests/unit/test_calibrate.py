@@ -13,7 +13,8 @@ from pipeline.index.calibrate import CalibrationSettings, calibrate, default_bud
 from pipeline.index.calibration import Calibration
 from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.order import places_of
-from pipeline.index.recall import QuerySet, recall_at, sieve_ranks
+from pipeline.index.queries import QuerySet
+from pipeline.index.recall import recall_at, sieve_ranks
 from pipeline.index.sample import fit_sample, seeded_order
 from pipeline.index.search import Searcher
 from tests.support.index_shards import open_shard, spread, unit_rows
