@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +49,67 @@ def test_decode_lossless_format_gives_the_pixels(kind: str) -> None:
     np.testing.assert_array_equal(np.asarray(image), np.asarray(picture()))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "AVIF"])
-def test_decode_lossy_format_opens_with_its_size(kind: str) -> None:
-    assert decode(encode(picture(), kind), LIMITS).size == (60, 40)
+def smooth(height: int = 40, width: int = 60) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.stack([x * 4, y * 6, x + y], axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
+def test_decode_lossy_format_gives_nearly_the_pixels(kind: str) -> None:
+    image = decode(encode(smooth(), kind, quality=95), LIMITS)
+    assert image.mode == "RGB"
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(smooth())).mean() < 3
+
+
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})])
+def test_decode_palette_or_lossless_gives_the_pixels(kind: str, options: dict[str, bool]) -> None:
+    rng = np.random.default_rng(2)
+    colours = rng.integers(0, 256, (16, 3), dtype=np.uint8)
+    pixels = colours[rng.integers(0, 16, (9, 13))]
+    image = Image.fromarray(pixels)
+    stored = image if options else image.quantize(16)
+    wanted = pixels if options else np.asarray(stored.convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(decode(encode(stored, kind, **options), LIMITS)), wanted)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_decode_orientation_of_lossy_formats_is_applied_once(kind: str, orientation: int) -> None:
+    upright = np.asarray(smooth())
+    stored = np.rot90(upright, {1: 0, 3: 2, 6: 1, 8: -1}[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(np.ascontiguousarray(stored)), kind, quality=95, exif=exif)
+    decoded = decode_upright(data, LIMITS)
+    assert (decoded.width_px, decoded.height_px) == (60, 40)
+    assert np.abs(np.asarray(decoded.image).astype(int) - upright).mean() < 3
+
+
+def test_decode_sixteen_bit_colour_png_keeps_the_high_byte() -> None:
+    values = np.array([[[0, 255, 256], [0x8000, 0xFFFF, 0x1234]]], dtype=">u2")
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (
+            (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
+            (b"IDAT", zlib.compress(b"\0" + values.tobytes())),
+            (b"IEND", b""),
+        )
+    )
+    pixels = np.asarray(decode(b"\x89PNG\r\n\x1a\n" + body, LIMITS))
+    assert pixels.tolist() == [[[0, 0, 1], [128, 255, 0x12]]]
+
+
+def test_decode_cmyk_tiff_is_not_inverted() -> None:
+    ink = Image.new("CMYK", (4, 4), (0, 255, 255, 0))
+    assert np.asarray(decode(encode(ink, "TIFF"), LIMITS))[1, 1].tolist() == [255, 0, 0]
+
+
+def test_decode_says_how_much_room_pixels_need_before_it_makes_them() -> None:
+    asked: list[int] = []
+    for mode in ("RGB", "RGBA", "L"):
+        decode_upright(encode(picture().convert(mode), "PNG"), LIMITS, make_room=asked.append)
+    decode_upright(encode(picture(400, 600), "JPEG"), LIMITS, draft_px=90, make_room=asked.append)
+    assert asked == [40 * 60 * 8, 40 * 60 * 16, 40 * 60 * 16, 100 * 150 * 8]
 
 
 def test_decode_result_carries_no_metadata() -> None:
