@@ -1,10 +1,11 @@
 """``bitsieve search``: the images of a snapshot that are nearest to given images or vectors."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,9 @@ from jobs.progress import TerminalProgress
 from jobs.search_answers import Answer, Question, answer_schema, answers, as_json, question
 from jobs.search_file import AnswerFile
 from jobs.search_queries import ParquetColumns, QueryModel, Source, count_queries, query_sources, read_queries
+from jobs.search_ray import ray_search
 from jobs.session import open_snapshot
+from pipeline.cluster.pool import ClusterOptions
 from pipeline.errors import UsageError
 from pipeline.index.search import SearchResult
 from pipeline.model.session import EmbeddingSession
@@ -53,6 +56,13 @@ def command(
         str | None, typer.Option(help="Column of a Parquet file with the names of the queries.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a Parquet file.")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Spread the index shards over Ray actors.")] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; embedded Ray if absent. Implies --ray.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many actors; one per core if absent.")
+    ] = None,
     collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -64,11 +74,32 @@ def command(
     sources = query_sources(queries, ParquetColumns(query=query_column, name=query_id))
     snapshot = open_snapshot(store, collection, sequence)
     asked = question(snapshot, k, collapse, [name.strip() for name in columns.split(",") if name.strip()])
-    search = LocalSearch.over(snapshot, None if chosen is None else Filter(chosen), exact=exact)
-    result = search_sources(snapshot, search, sources, asked, output)
-    for warning in filter(None, (result["warning"], _notice(search, chosen), _broken(result))):
+    if chosen is not None:
+        Filter(chosen).mask(snapshot.attributes[:0])  # refused here, not by an actor
+    if workers is not None and not (ray or ray_address):
+        raise UsageError("--workers counts Ray actors, and there are none", fix="add --ray")
+    if ray or ray_address:
+        options = ClusterOptions(address=ray_address, n_workers=workers)
+        opened: AbstractContextManager[FoundImages] = ray_search(snapshot, chosen, options, exact=exact)
+    else:
+        opened = nullcontext(
+            LocalSearch.over(snapshot, None if chosen is None else Filter(chosen), exact=exact)
+        )
+    with opened as search:
+        result = search_sources(snapshot, search, sources, asked, output)
+        notice = _notice(search.n_live, chosen)
+    for warning in filter(None, (result["warning"], notice, _broken(result))):
         say(f"bitsieve: warning: {warning}")
     print_result(result, _in_words(result), as_json=as_json)
+
+
+class FoundImages(Search, Protocol):
+    """A search that knows among how many images it looks."""
+
+    @property
+    def n_live(self) -> int:
+        """How many images can be found."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +183,8 @@ def _open_session(snapshot: OpenSnapshot) -> EmbeddingSession:
     return EmbeddingSession(data, where=model.card.name)
 
 
-def _notice(search: LocalSearch, chosen: str | None) -> str:
-    if search.n_live:
+def _notice(n_live: int, chosen: str | None) -> str:
+    if n_live:
         return ""
     return "the snapshot is empty" if chosen is None else f"no image matches the filter {chosen!r}"
 

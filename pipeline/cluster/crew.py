@@ -52,9 +52,8 @@ def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> No
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as exc:
         ray.shutdown()
-        first_line = _first_line(exc)
         raise WorkerError(
-            f"Ray did not start on {address or 'this machine'}: {first_line}",
+            f"Ray did not start on {address or 'this machine'}: {first_line(exc)}",
             fix="check --ray-address and its token (RAY_AUTH_TOKEN), free memory and /tmp",
         ) from exc
     if threading.current_thread() is threading.main_thread():
@@ -71,7 +70,7 @@ def resources() -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
-class _Actor:
+class Actor:
     """What runs in an actor process: one worker, one task at a time.
 
     The worker is made by the first task, not by the actor's creation, so that its error arrives as what it
@@ -83,6 +82,7 @@ class _Actor:
         self._worker: Worker[Any, Any] | None = None
 
     def run(self, task: Any, careful: bool) -> tuple[Any, str, int]:  # noqa: FBT001 a Ray call
+        """Carries out a task: the result, who did it, and the most memory it ever had."""
         if self._worker is None:
             self._worker = self._make_worker()
         if careful and isinstance(self._worker, CarefulWorker):
@@ -113,7 +113,7 @@ class Crew(Generic[Task, Result]):
     ) -> None:
         self._make_worker = make_worker
         self._tasks = tasks
-        self._remote = ray.remote(_Actor).options(
+        self._remote = ray.remote(Actor).options(
             num_cpus=options.cpus_per_worker,
             num_gpus=options.gpus_per_worker,
             max_restarts=0,
@@ -144,7 +144,7 @@ class Crew(Generic[Task, Result]):
         """Ends the actors, whatever they are doing."""
         running = (actor for actor, _ in self._running.values())
         for actor in [*self._starting.values(), *self._idle, *running]:
-            _kill(actor)
+            kill(actor)
 
     def _hire(self) -> None:
         self._starts_left -= 1
@@ -169,13 +169,13 @@ class Crew(Generic[Task, Result]):
         try:
             ray.get(reference)
         except ray.exceptions.RayError as exc:
-            _kill(actor)
+            kill(actor)
             unschedulable = isinstance(exc, ray.exceptions.ActorUnschedulableError)
             if unschedulable or self._starts_left <= 0:
                 raise WorkerError(
-                    f"a worker did not start: {_first_line(exc)}", fix="check --workers and the cluster"
+                    f"a worker did not start: {first_line(exc)}", fix="check --workers and the cluster"
                 ) from exc
-            _LOG.warning("event=actor_start_failed reason=%r", _first_line(exc))
+            _LOG.warning("event=actor_start_failed reason=%r", first_line(exc))
             self._hire()
             return
         self._idle.append(actor)
@@ -199,10 +199,10 @@ class Crew(Generic[Task, Result]):
             result, worker, peak_bytes = ray.get(reference)
         except ray.exceptions.RayTaskError as exc:
             self._idle.append(actor)
-            self._failed(attempt, _our_error(exc))
+            self._failed(attempt, our_error(exc))
             return None
         except ray.exceptions.RayError as exc:
-            _kill(actor)
+            kill(actor)
             return self._died(attempt, exc)
         self._idle.append(actor)
         return Done(index=attempt.index, result=result, worker=worker, peak_bytes=peak_bytes)
@@ -217,7 +217,7 @@ class Crew(Generic[Task, Result]):
 
     def _died(self, attempt: _Try, error: Exception) -> SetAside | None:
         """The actor is gone: another takes its place and the task, unless this task has done it too often."""
-        reason = _first_line(error)
+        reason = first_line(error)
         _LOG.warning("event=actor_died task=%d attempt=%d reason=%r", attempt.index, attempt.attempt, reason)
         self._hire()
         if attempt.attempt >= _MAX_ATTEMPTS:
@@ -235,16 +235,19 @@ def _peak_bytes() -> int:
     return 0
 
 
-def _kill(actor: Any) -> None:
+def kill(actor: Any) -> None:
+    """Ends an actor, whatever it is doing."""
     with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
         ray.kill(actor)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without its traceback."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _our_error(exc: ray.exceptions.RayTaskError) -> BitsieveError:
+def our_error(exc: ray.exceptions.RayTaskError) -> BitsieveError:
+    """What a task raised, as an error of ours."""
     cause = exc.cause
     if isinstance(cause, BitsieveError):
         return cause

@@ -7,13 +7,17 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster.metrics import Meters, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Result, SetAside, Task, Worker
 from pipeline.cluster.scratch import Scratch
+
+if TYPE_CHECKING:
+    from pipeline.cluster.residents import Residents
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -75,6 +79,25 @@ class RayPool:
             yield from crew.outcomes()
         finally:
             crew.dismiss()
+
+    @contextlib.contextmanager
+    def residents(
+        self, most: int, make_worker: Callable[[int, int], Worker[Task, Result]]
+    ) -> Iterator["Residents[Task, Result]"]:
+        """Actors that stay while the context lasts: as many as there may be workers, at most ``most``.
+
+        ``make_worker`` gets the number of a resident, from 0, and how many there are.
+        """
+        self._start()
+        from pipeline.cluster.residents import Residents
+
+        self._n_workers = max(1, min(self._wanted(), most))
+        makers = [partial(make_worker, number, self._n_workers) for number in range(self._n_workers)]
+        found: Residents[Task, Result] = Residents(makers, self.options)
+        try:
+            yield found
+        finally:
+            found.dismiss()
 
     def measure(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         """See ``Pool``."""
