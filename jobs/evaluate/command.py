@@ -2,9 +2,10 @@
 
 import typer
 
-from jobs.evaluate import index, retrieval, verification
+from jobs.evaluate import enrolment, index, retrieval, verification
 
 app = typer.Typer(help="Offline evaluation reports.", no_args_is_help=True)
 app.command("retrieval")(retrieval.command)
 app.command("verification")(verification.command)
+app.command("enrolment")(enrolment.command)
 app.command("index")(index.command)
