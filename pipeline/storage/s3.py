@@ -1,23 +1,21 @@
 """Keeps objects under a prefix of an S3 bucket: on AWS, Ceph and whatever else speaks S3.
 
 The one atomic operation, ``create``, is a single PutObject with ``If-None-Match: *``, which AWS and Ceph
-both do right. Nothing else is conditional. Bodies are checked against their length on the way in, and sent
-with an MD5 that the service checks on the way out. What is asked for is said here; how the service is
-reached, and what its errors mean, in ``s3_connection``.
+both do right. Nothing else is conditional. What is asked for is said here; how the service is reached, and
+what its errors mean, in ``s3_connection``; whether what came is whole, in ``s3_bodies``.
 """
 
-import hashlib
 import os
 import re
 import uuid
-from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-from pipeline.errors import DataCorrupt, ObjectMissing, SourceError, StorageBusy, StorageError, UsageError
+from pipeline.errors import ObjectMissing, SourceError, StorageError, UsageError
+from pipeline.storage.s3_bodies import Download, content_md5, too_short, undamaged, whole_body, whole_object
 from pipeline.storage.s3_connection import Connection, KeyTakenError
 from pipeline.storage.store import ObjectStat
 
@@ -25,14 +23,11 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
         CompletedPartTypeDef,
-        GetObjectOutputTypeDef,
-        GetObjectRequestTypeDef,
         ListObjectsV2RequestTypeDef,
     )
 
 _URI = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,254})(?:/(.*))?", re.DOTALL)
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-_CHUNK_BYTES = 1 << 20
 _PART_BYTES = 16 << 20
 _PART_THREADS = 4
 _MOST_PARTS = 10_000
@@ -87,11 +82,11 @@ class S3Store:
 
         def fetch(client: "S3Client") -> bytes:
             wanted = f"bytes={start}-{start + length - 1}"
-            return _body(client.get_object(Bucket=self._bucket, Key=full, Range=wanted), name)
+            return whole_body(client.get_object(Bucket=self._bucket, Key=full, Range=wanted), name)
 
         data = self._connection.call(fetch, name)
         if len(data) != length:
-            raise _too_short(name, start, length)
+            raise too_short(name, start, length)
         return data
 
     def read(self, key: str) -> tuple[ObjectStat, bytes]:
@@ -99,16 +94,16 @@ class S3Store:
         name, full = self._name(key), self._full(key)
 
         def fetch(client: "S3Client") -> tuple[ObjectStat, bytes]:
-            reply = client.get_object(Bucket=self._bucket, Key=full)
+            reply = client.get_object(Bucket=self._bucket, Key=full, ChecksumMode="ENABLED")
             stat = ObjectStat(
                 key=key,
                 size_bytes=reply["ContentLength"],
                 etag=reply["ETag"].strip('"'),
                 modified_s=reply["LastModified"].timestamp(),
             )
-            return stat, _body(reply, name)
+            return stat, whole_object(reply, name)
 
-        return self._connection.call(fetch, name)
+        return undamaged(lambda: self._connection.call(fetch, name))
 
     def create(self, key: str, data: bytes) -> bool:
         """PutObject with ``If-None-Match: *``; False may echo this very call (``storage.commit``)."""
@@ -116,7 +111,7 @@ class S3Store:
 
         def send(client: "S3Client") -> None:
             client.put_object(
-                Bucket=self._bucket, Key=full, Body=data, ContentMD5=_md5(data), IfNoneMatch="*"
+                Bucket=self._bucket, Key=full, Body=data, ContentMD5=content_md5(data), IfNoneMatch="*"
             )
 
         try:
@@ -130,7 +125,7 @@ class S3Store:
         full = self._full(key)
 
         def send(client: "S3Client") -> None:
-            client.put_object(Bucket=self._bucket, Key=full, Body=data, ContentMD5=_md5(data))
+            client.put_object(Bucket=self._bucket, Key=full, Body=data, ContentMD5=content_md5(data))
 
         self._connection.call(send, self._name(key))
 
@@ -148,9 +143,7 @@ class S3Store:
         aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         with _local_errors(path):
             try:
-                with open(aside, "xb") as file:
-                    download = _Download(self._bucket, self._full(key), self._name(key), file)
-                    self._connection.call(download.go_on, self._name(key))
+                undamaged(lambda: self._download(key, aside))
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)
@@ -229,12 +222,17 @@ class S3Store:
         ]
         return objects, not reply["IsTruncated"]
 
+    def _download(self, key: str, path: Path) -> None:
+        with open(path, "wb") as file:
+            download = Download(self._bucket, self._full(key), self._name(key), file)
+            self._connection.call(download.go_on, self._name(key))
+
     def _empty_range(self, key: str, start: int) -> bytes:
         stat = self.stat(key)
         if stat is None:
             raise ObjectMissing(f"{self._name(key)} does not exist")
         if start > stat.size_bytes:
-            raise _too_short(self._name(key), start, 0)
+            raise too_short(self._name(key), start, 0)
         return b""
 
     def _put_parts(self, key: str, path: Path, size_bytes: int) -> None:
@@ -270,7 +268,7 @@ class S3Store:
                     UploadId=upload_id,
                     PartNumber=number,
                     Body=data,
-                    ContentMD5=_md5(data),
+                    ContentMD5=content_md5(data),
                 ),
                 name,
             )
@@ -310,55 +308,6 @@ class S3Store:
 
     def _name(self, key: str) -> str:
         return f"{key!r} in {self._uri}"
-
-
-class _Download:
-    """An object on its way into ``file``; each attempt goes on where the one before broke off."""
-
-    def __init__(self, bucket: str, full: str, name: str, file: BinaryIO) -> None:
-        self._bucket, self._full, self._name, self._file = bucket, full, name, file
-        self._etag, self._done, self._total = "", 0, -1
-
-    def go_on(self, client: "S3Client") -> None:
-        if self._done == self._total:
-            return
-        request: GetObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._full}
-        if self._done:
-            request["Range"] = f"bytes={self._done}-"
-        reply = client.get_object(**request)
-        with closing(reply["Body"]) as body:
-            if self._done and reply["ETag"] != self._etag:
-                self._start_again()
-            self._etag, self._total = reply["ETag"], self._done + reply["ContentLength"]
-            for chunk in body.iter_chunks(_CHUNK_BYTES):
-                self._file.write(chunk)
-                self._done += len(chunk)
-        if self._done != self._total:
-            raise StorageBusy(f"{self._name}: got {self._done} of {self._total} bytes")
-
-    def _start_again(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._done, self._total = 0, -1
-        raise StorageBusy(f"{self._name} changed while it was downloaded")
-
-
-def _body(reply: "GetObjectOutputTypeDef", name: str) -> bytes:
-    """The whole body; StorageBusy, so that it is fetched afresh, if it is not whole."""
-    with closing(reply["Body"]) as body:
-        data = body.read()
-    if len(data) != reply["ContentLength"]:
-        raise StorageBusy(f"{name}: got {len(data)} of {reply['ContentLength']} bytes")
-    return data
-
-
-def _too_short(name: str, start: int, length: int) -> DataCorrupt:
-    return DataCorrupt(f"{name}: expected {length} bytes from {start}: the object is too short")
-
-
-def _md5(data: bytes) -> str:
-    """The one checksum that Ceph 16 and AWS both compare on arrival; it guards against accidents only."""
-    return b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 @contextmanager

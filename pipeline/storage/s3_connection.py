@@ -16,7 +16,13 @@ from urllib.parse import urlsplit
 
 from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+)
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
@@ -58,6 +64,10 @@ _BAD_SETTINGS = {
 
 class KeyTakenError(StorageError):
     """A create found the key taken; never leaves ``pipeline.storage``."""
+
+
+class BodyDamagedError(StorageError):
+    """An answer's body is not what its checksum says; never leaves ``pipeline.storage``."""
 
 
 class Connection:
@@ -174,6 +184,8 @@ def _translated(exc: Exception, name: str) -> BitsieveError:
             f"{name}: no whole answer from the S3 service ({kind})",
             "check the network and the endpoint, then run again",
         )
+    if isinstance(exc, FlexibleChecksumError):
+        return BodyDamagedError(f"{name}: the bytes that came are not those of its checksum")
     if "Credential" in kind or "Token" in kind or "SSO" in kind or kind == "ProfileNotFound":
         return AccessDenied(f"{name}: no usable AWS credentials ({kind})", _CHECK_CREDENTIALS)
     if kind in _BAD_SETTINGS:

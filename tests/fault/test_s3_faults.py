@@ -5,14 +5,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from boto3.session import Session
 
+from pipeline.catalog.listing import list_catalog
+from pipeline.catalog.read import read_images
+from pipeline.catalog.source import SourceSpec
 from pipeline.errors import AccessDenied, DataCorrupt, OutcomeUnknown, SourceError, StorageBusy, StoreMismatch
 from pipeline.storage.commit import commit
+from pipeline.storage.local import LocalStore
 from pipeline.storage.probe import prepare_store
 from pipeline.storage.receipts import fetch, upload
 from pipeline.storage.s3 import S3Store
 from tests.conftest import S3Service
 from tests.support.proxy import FaultProxy, Kind
+from tests.support.tiny_catalogs import jpeg, list_of, write_tar
 
 pytestmark = [pytest.mark.integration, pytest.mark.fault, pytest.mark.timeout(150)]
 
@@ -105,6 +111,59 @@ def test_truncated_body_is_fetched_afresh(store: S3Store, proxy: FaultProxy) -> 
     assert proxy.count("GET", "/k") == 3
     proxy.inject(Kind.TRUNCATE, "GET")
     assert store.get_range("k", 100, 1000) == data[100:1100]
+
+
+def test_damaged_body_is_fetched_afresh_and_never_believed(store: S3Store, proxy: FaultProxy) -> None:
+    data = bytes(range(256)) * 100
+    store.put("k", data)
+    proxy.inject(Kind.DAMAGE, "GET", times=2)
+    assert store.get("k") == data
+    assert proxy.count("GET", "/k") == 3
+    proxy.inject(Kind.DAMAGE, "GET", times=100)
+    with pytest.raises(DataCorrupt, match="not those of its ETag"):
+        store.get("k")
+
+
+def test_checksum_that_the_service_gives_is_compared(
+    moto_endpoint: str, make_bucket: MakeBucket, tmp_path: Path
+) -> None:
+    uri = make_bucket(moto_endpoint)
+    data = bytes(range(256)) * 100
+    client = Session(region_name="us-east-1").client("s3", endpoint_url=moto_endpoint)
+    client.put_object(Bucket=uri.removeprefix("s3://"), Key="k", Body=data, ChecksumAlgorithm="CRC32")
+    with FaultProxy(moto_endpoint) as proxy:
+        store = S3Store(uri, endpoint_url=proxy.endpoint)
+        proxy.inject(Kind.DAMAGE, "GET", times=2)
+        assert store.get("k") == data
+        proxy.inject(Kind.DAMAGE, "GET", times=100)
+        with pytest.raises(DataCorrupt, match="not those of its checksum"):
+            store.get("k")
+
+
+def test_tar_is_walked_and_read_through_bursts_of_faults(
+    store: S3Store, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    tar = write_tar(tmp_path / "src" / "a.tar", [(f"{n:03d}.jpg", jpeg(n) * 50) for n in range(100)])
+    store.put_file("a.tar", tar)
+    spec = SourceSpec(uri=store.uri)
+    local = list_of(tmp_path / "src", tmp_path / "local")
+
+    def inject() -> None:
+        proxy.inject(Kind.FAIL_BEFORE, "GET", "a.tar", times=5)
+        proxy.inject(Kind.TRUNCATE, "GET", "a.tar", times=2)
+        proxy.inject(Kind.DROP_REPLY, "GET", "a.tar", times=2)
+
+    inject()
+    work = LocalStore(tmp_path / "work")
+    catalog = list_catalog(store, spec, work, tmp_path / "cache", lambda done, total: None)
+    assert catalog.table == local.table
+    inject()
+    images = list(read_images(store, spec, catalog.images(), budget_bytes=1 << 18))
+    assert [image.data for image in images] == [jpeg(n) * 50 for n in range(100)]
+    store.put("a.tar", tar.read_bytes()[:60_000])
+    refused = [image.reject for image in read_images(store, spec, catalog.images())]
+    assert 0 < refused.count(None) < 100
+    assert set(refused) == {None, "source_changed"}
 
 
 def test_truncated_download_goes_on_where_it_broke_off(

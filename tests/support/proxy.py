@@ -23,6 +23,7 @@ class Kind(StrEnum):
     FAIL_AFTER = auto()  # the server does its work; the answer is ``status``
     FAIL_BEFORE = auto()  # the server never hears of it; the answer is ``status``
     TRUNCATE = auto()  # the answer's body ends half way
+    DAMAGE = auto()  # a bit of the answer's body is another
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,6 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.kind is Kind.TRUNCATE:
             self._answer(status, headers, answer[: len(answer) // 2])
             self._hang_up()
+        elif fault.kind is Kind.DAMAGE:
+            self._answer(status, headers, bytes([answer[0] ^ 1]) + answer[1:])
         else:
             self._hang_up()
 
