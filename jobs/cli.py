@@ -3,6 +3,7 @@
 0 done, 1 failed, 2 bad usage or configuration, 3 a gate refused, 75 outcome unknown (look, then run again).
 """
 
+import importlib
 import logging
 import os
 import signal
@@ -14,33 +15,25 @@ from typing import NoReturn
 
 import typer
 
-from jobs import demo, explain, model, plan, reindex_command, rejects, search, snapshots, status
-from jobs.bench import command as bench
-from jobs.evaluate import command as evaluate
 from jobs.output import keep_stdout_for_results, print_error
 from jobs.packages import check_packages
 from pipeline.errors import BitsieveError, Terminated, UsageError
 
-app = typer.Typer(
-    name="bitsieve",
-    help="Turns a catalog of images into a searchable, verified index, and keeps it true every night.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("demo")(demo.command)
-app.command("reindex")(reindex_command.command)
-app.command("plan")(plan.command)
-app.command("status")(status.command)
-app.command("search")(search.command)
-app.command("rejects")(rejects.command)
-app.command("explain")(explain.command)
-app.add_typer(snapshots.app, name="snapshots")
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(model.app, name="model")
-app.add_typer(bench.app, name="bench")
-
+_COMMANDS = {
+    "demo": "jobs.demo",
+    "reindex": "jobs.reindex_command",
+    "plan": "jobs.plan",
+    "status": "jobs.status",
+    "search": "jobs.search",
+    "rejects": "jobs.rejects",
+    "explain": "jobs.explain",
+}
+_GROUPS = {
+    "snapshots": "jobs.snapshots",
+    "evaluate": "jobs.evaluate.command",
+    "model": "jobs.model",
+    "bench": "jobs.bench.command",
+}
 _INTERRUPTED = 130  # what typer makes of KeyboardInterrupt
 
 
@@ -67,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         check_packages()
-        code = app(list(arguments), standalone_mode=False)
+        code = command_line(next(iter(arguments), None))(list(arguments), standalone_mode=False)
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
     except BitsieveError as exc:
@@ -89,6 +82,27 @@ def run(arguments: Sequence[str]) -> int:
         print_error(_InternalError(f"{type(exc).__name__}: {exc}", fix=fix), as_json=as_json)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def command_line(verb: str | None = None) -> typer.Typer:
+    """The whole command line, or only ``verb``: a night must not hold the memory of what search needs."""
+    app = typer.Typer(
+        name="bitsieve",
+        help="Turns a catalog of images into a searchable, verified index, and keeps it true every night.",
+        callback=lambda: None,  # else a command line of one verb would be that verb
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    known = {**_COMMANDS, **_GROUPS}
+    for name in [verb] if verb in known else known:
+        module = importlib.import_module(known[name])
+        if name in _COMMANDS:
+            app.command(name)(module.command)
+        else:
+            app.add_typer(module.app, name=name)
+    return app
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:

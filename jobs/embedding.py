@@ -11,14 +11,13 @@ from jobs.run import Run, worker_memory_bytes
 from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, STAGE_SECONDS, WORKERS
 from pipeline.cluster.pool import Done
-from pipeline.embed.worker import PART, REJECTS, STAGE, EmbedSettings, EmbedWorker, embed_key
+from pipeline.embed.task import PART, REJECTS, STAGE, EmbedSettings, embed_key, make_worker
 from pipeline.fingerprint import digest
-from pipeline.images.decode import DecodeLimits
 from pipeline.model.file import Model
 from pipeline.snapshot.evolve import Parent
 from pipeline.snapshot.manifest import PartRef
 from pipeline.storage.receipts import Receipt, read_receipt
-from pipeline.values import COSTLY_REASONS, SOURCE_REASONS
+from pipeline.values import COSTLY_REASONS, SOURCE_REASONS, DecodeLimits
 
 _REJECTED = "rejected."
 
@@ -55,7 +54,7 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
     run.progress.stage("embed", total, "images")
     run.progress.advance(done)
     set_aside = 0
-    for outcome in run.pool.run(partial(EmbedWorker, settings), [shards[number] for number in todo]):
+    for outcome in run.pool.run(partial(make_worker, settings), [shards[number] for number in todo]):
         shard = shards[todo[outcome.index]]
         done += shard.n_images
         run.embed_workers = run.pool.n_workers

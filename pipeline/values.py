@@ -1,9 +1,12 @@
-"""Small values that several rooms share: refused images and why, and how a model wants its input."""
+"""Small values that several rooms share: why images are refused, and how embedding is computed."""
 
 import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Literal
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+Precision = Literal["float32", "tf32", "float16"]
 
 
 class RejectReason(StrEnum):
@@ -54,6 +57,18 @@ class Reject:
     locator: str = ""
     content_digest: str = ""
     size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """What an image may be at most, or must be at least; part of the embed configuration and its keys."""
+
+    max_bytes: int = 64 * 1024 * 1024
+    max_side_px: int = 16_384
+    max_pixels: int = 80_000_000
+    min_side_px: int = 1
+    max_seconds: float = 20.0
+    max_memory_bytes: int = 3 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

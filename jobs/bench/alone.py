@@ -22,11 +22,12 @@ from pipeline.catalog.listing import list_catalog
 from pipeline.catalog.plan import plan_shards
 from pipeline.catalog.read import read_images
 from pipeline.catalog.source import SourceSpec, list_source
-from pipeline.images.decode import DecodeLimits, ImageRejected
+from pipeline.images.decode import ImageRejected
 from pipeline.images.preprocess import load_pixels
 from pipeline.model.file import read_model
 from pipeline.model.session import EmbeddingSession
 from pipeline.storage.open import open_store
+from pipeline.values import DecodeLimits
 
 _THREADS = 16
 _RANGE_BYTES = 8 << 20

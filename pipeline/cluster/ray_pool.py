@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # the workers inherit it; see pipeline.allocator
 }
 
 

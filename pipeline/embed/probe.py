@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from pipeline.catalog.read import read_images
 from pipeline.catalog.source import SourceSpec
-from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
+from pipeline.images.decode import ImageRejected, quiet_decoder_warnings
 from pipeline.images.preprocess import load_pixels
 from pipeline.model.session import EmbeddingSession
 from pipeline.storage.store import ObjectStore
+from pipeline.values import DecodeLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

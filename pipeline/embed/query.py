@@ -8,9 +8,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.images.decode import DecodeLimits, ImageRejected
+from pipeline.images.decode import ImageRejected
 from pipeline.images.preprocess import load_pixels
 from pipeline.model.session import EmbeddingSession
+from pipeline.values import DecodeLimits
 
 QueryImage: TypeAlias = Path | bytes | None
 """A file, the bytes of one, or None where there is none."""

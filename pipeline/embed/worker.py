@@ -6,81 +6,33 @@ shard, the model and the decode limits, never on batch size, threads or who runs
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy.typing as npt
 
 from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.read import FetchedImage, read_images
-from pipeline.catalog.source import SourceSpec
 from pipeline.embed.outcome import Outcome, ShardBooks
 from pipeline.embed.overlap import Room, Stopwatch, ahead, mapped
-from pipeline.embed.table import VectorDtype
+from pipeline.embed.task import PART, REJECTS, STAGE, STAGE_VERSION, EmbedSettings, embed_key
 from pipeline.embed.watchdog import Watchdog
 from pipeline.errors import DataCorrupt, StorageError, WorkerError
-from pipeline.fingerprint import canonical_json, task_key
-from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
+from pipeline.fingerprint import canonical_json
+from pipeline.images.decode import ImageRejected, quiet_decoder_warnings
 from pipeline.images.isolate import IsolatedLoader
 from pipeline.images.preprocess import LoadedImage, load_pixels
-from pipeline.model.runtime import Precision, Provider
 from pipeline.model.session import EmbeddingSession
 from pipeline.storage import layout
 from pipeline.storage.open import open_store
 from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, write_receipt
 from pipeline.values import RejectReason
 
-STAGE = "embed"
-STAGE_VERSION = 3
-PART = "embeddings"
-REJECTS = "rejects"
-
 _MOST_SETTLED = 1024  # outcomes without a vector that may wait for those before them
 
 _Pixels = npt.NDArray[Any]
 _Prepared = tuple[Outcome, _Pixels | None]
 _Load = Callable[[bytes], LoadedImage]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedSettings:
-    """What an embedding worker has to know; small and picklable.
-
-    ``threads``, ``batch_size`` and ``memory_budget_bytes`` say how to compute, not what: they are in no key.
-    The budget bounds what a worker holds beside the model: a quarter each for images being read, images that
-    wait, pixels being decoded and inputs of the model. One image may always be held, whatever it takes; what
-    is settled is written in row groups of at most 4 MiB of vectors.
-    """
-
-    store_uri: str
-    source: SourceSpec
-    model_id: str
-    cache: Path
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    provider: Provider = "cpu"
-    precision: Precision = "float32"
-    dtype: VectorDtype = "float32"
-    threads: int = 1
-    batch_size: int = 8
-    memory_budget_bytes: int = 128 << 20
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The embed config: what, beside the images, decides the bytes of a part."""
-        return {
-            "model_id": self.model_id,
-            "provider": self.provider,
-            "precision": self.precision,
-            "dtype": self.dtype,
-            "limits": asdict(self.limits),
-        }
-
-
-def embed_key(shard: ImageShard, settings: EmbedSettings) -> str:
-    """The key of a shard's part: the embed config, and the images with their versions and redo counter."""
-    redo = {"redo": shard.redo} if shard.redo else {}
-    return task_key(STAGE, STAGE_VERSION, settings.config | redo, [shard.digest])
 
 
 class EmbedWorker:

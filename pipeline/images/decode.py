@@ -19,7 +19,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from pipeline.images.signature import ALLOWED, ends_early, recognise
-from pipeline.values import RejectReason
+from pipeline.values import DecodeLimits, RejectReason
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # else every image takes all cores: workers share them out
 _PLUGINS = (AvifImagePlugin, TiffImagePlugin, WebPImagePlugin)  # else Pillow would load all of its plugins
@@ -42,18 +42,6 @@ _WITH_COLOUR_KEY = frozenset({"1", "L", "P", "RGB"})
 
 _Box = tuple[float, float, float, float]
 MakeRoom = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeLimits:
-    """What an image may be at most, or must be at least; part of the embed configuration and its keys."""
-
-    max_bytes: int = 64 * 1024 * 1024
-    max_side_px: int = 16_384
-    max_pixels: int = 80_000_000
-    min_side_px: int = 1
-    max_seconds: float = 20.0
-    max_memory_bytes: int = 3 << 30
 
 
 class ImageRejected(Exception):

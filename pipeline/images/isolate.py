@@ -24,9 +24,9 @@ from typing import IO, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from pipeline.images.decode import DecodeLimits, ImageRejected, quiet_decoder_warnings
+from pipeline.images.decode import ImageRejected, quiet_decoder_warnings
 from pipeline.images.preprocess import LoadedImage, load_pixels
-from pipeline.values import Preprocess, RejectReason
+from pipeline.values import DecodeLimits, Preprocess, RejectReason
 
 _LENGTH = struct.Struct("<I")
 _START_S = 30.0

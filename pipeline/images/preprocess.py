@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.images.decode import Decoded, DecodeLimits, ImageRejected, MakeRoom, decode_upright
-from pipeline.values import Preprocess, RejectReason
+from pipeline.images.decode import Decoded, ImageRejected, MakeRoom, decode_upright
+from pipeline.values import DecodeLimits, Preprocess, RejectReason
 
 _MAX_RESIZED_PIXELS = 80_000_000  # a 16384 x 1 strip scaled to a short side of 224 would need 2.4 GB
 

@@ -8,7 +8,8 @@ import io
 
 from PIL import Image
 
-from pipeline.images.decode import DecodeLimits, decode_upright
+from pipeline.images.decode import decode_upright
+from pipeline.values import DecodeLimits
 
 _QUALITY = 82
 

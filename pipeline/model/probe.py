@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from pipeline.errors import BitsieveError, ModelError
-from pipeline.model.session import EmbeddingSession
 
 _GIB = 2**30
 _NORM_TOLERANCE = 1e-3
@@ -39,6 +38,8 @@ def probe(model_bytes: bytes, where: str) -> ProbeResult:
     Raises:
         ModelError: if it does not load or run, or gives no usable vector of the card's dim and length.
     """
+    from pipeline.model.session import EmbeddingSession  # in the child: the parent does without ONNX Runtime
+
     with EmbeddingSession(model_bytes, where=where) as session:
         card, spec = session.model.card, session.model.preprocess
         sides = (3, *spec.size) if spec.layout == "NCHW" else (*spec.size, 3)

@@ -7,14 +7,11 @@ import importlib.metadata
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import onnxruntime
 
 from pipeline.errors import ModelError, WorkerError
-
-Provider = Literal["cpu", "cuda", "tensorrt"]
-Precision = Literal["float32", "tf32", "float16"]
+from pipeline.values import Precision, Provider
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pipeline.errors import ModelError, WorkerError
 from pipeline.model.batches import BatchRunner, LargestBatch, Pixels
 from pipeline.model.file import Model, read_model, show_shape
-from pipeline.model.runtime import Precision, Provider, first_line, load
+from pipeline.model.runtime import first_line, load
+from pipeline.values import Precision, Provider
 
 _GPU_BATCHES = (1, 8, 64)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images.decode import DecodeLimits, ImageRejected
+from pipeline.images.decode import ImageRejected
 from pipeline.images.preprocess import load_pixels, preprocess, resized_px
 from pipeline.images.thumbnail import thumbnail_data_uri
-from pipeline.values import Preprocess, RejectReason
+from pipeline.values import DecodeLimits, Preprocess, RejectReason
 
 PLAIN = Preprocess(size=(4, 4), resize="squash", scale=1, mean=(0, 0, 0), std=(1, 1, 1))
 FIXED = replace(PLAIN, resize="none")

@@ -10,12 +10,11 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from pipeline.images.decode import DecodeLimits
 from pipeline.images.preprocess import load_pixels
 from pipeline.model.card import ModelCard
 from pipeline.model.file import wrap_model
 from pipeline.model.session import EmbeddingSession
-from pipeline.values import Preprocess
+from pipeline.values import DecodeLimits, Preprocess
 
 
 def faces(shared_data: Path, count: int) -> list[bytes]:

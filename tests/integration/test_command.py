@@ -200,7 +200,7 @@ def _leaves(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return [path]
 
 
-@pytest.mark.parametrize("verb", _leaves(typer.main.get_command(cli.app)), ids=" ".join)
+@pytest.mark.parametrize("verb", _leaves(typer.main.get_command(cli.command_line())), ids=" ".join)
 def test_every_verb_has_help_with_an_example_of_itself(
     verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.decode import DecodeLimits, ImageRejected, decode
-from pipeline.values import RejectReason
+from pipeline.images.decode import ImageRejected, decode
+from pipeline.values import DecodeLimits, RejectReason
 
 LIMITS = DecodeLimits(max_pixels=1_000_000)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images.decode import DecodeLimits, ImageRejected, decode, decode_upright, to_rgb
-from pipeline.values import RejectReason
+from pipeline.images.decode import ImageRejected, decode, decode_upright, to_rgb
+from pipeline.values import DecodeLimits, RejectReason
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # as quiet_decoder_warnings does in a worker
 

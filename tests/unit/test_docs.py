@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from jobs import demo_catalog
-from jobs.cli import app
+from jobs.cli import command_line
 from jobs.models import BUILTIN
 from jobs.reindex import reindex
 from jobs.run import Run
@@ -56,7 +56,7 @@ def verbs() -> list[tuple[str, click.Command]]:
         for name, inner in inside.items():
             yield from walk(inner, f"{path} {name}".strip())
 
-    return list(walk(typer.main.get_command(app), ""))
+    return list(walk(typer.main.get_command(command_line()), ""))
 
 
 VERBS = verbs()

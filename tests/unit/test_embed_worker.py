@@ -15,15 +15,15 @@ from PIL import Image
 from pipeline.catalog.plan import ImageShard, plan_shards
 from pipeline.catalog.source import SourceSpec
 from pipeline.embed.table import EmbeddedImage, part_schema, read_model_id, read_vectors, rejects_bytes
-from pipeline.embed.worker import PART, REJECTS, EmbedSettings, EmbedWorker, embed_key
+from pipeline.embed.task import PART, REJECTS, EmbedSettings, embed_key
+from pipeline.embed.worker import EmbedWorker
 from pipeline.errors import ObjectMissing, StorageError
-from pipeline.images.decode import DecodeLimits
 from pipeline.images.preprocess import load_pixels
 from pipeline.model.file import read_model
 from pipeline.storage import layout
 from pipeline.storage.local import LocalStore
 from pipeline.storage.receipts import Receipt, fetch
-from pipeline.values import Reject, RejectReason
+from pipeline.values import DecodeLimits, Reject, RejectReason
 from tests.support import models
 from tests.support.parts import part_bytes
 from tests.support.tiny_catalogs import GARBAGE, black_jpeg, jpeg, list_of, write_folder, write_tar

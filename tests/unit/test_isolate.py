@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images.decode import DecodeLimits, ImageRejected
+from pipeline.images.decode import ImageRejected
 from pipeline.images.isolate import IsolatedLoader
 from pipeline.images.preprocess import load_pixels
-from pipeline.values import Preprocess, RejectReason
+from pipeline.values import DecodeLimits, Preprocess, RejectReason
 from tests.support.pictures import jpeg
 
 SPEC = Preprocess(

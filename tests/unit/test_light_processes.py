@@ -1,0 +1,61 @@
+"""What a run holds in memory while it embeds: libraries of other stages are not even imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.models import pool_model
+from tests.support.pictures import jpeg
+from tests.support.tiny_catalogs import write_folder
+
+_ELSEWHERE = "sklearn scipy matplotlib jinja2 numba duckdb polars pandas torch pyarrow.dataset"
+
+_DRIVER = """
+import os, sys
+import pyarrow
+from jobs import cli
+cli.command_line("reindex")
+from jobs.reindex import reindex
+from jobs.session import open_run
+from pipeline.config import CatalogConfig
+
+class Pool:
+    def run(self, make_worker, tasks):
+        pool = pyarrow.default_memory_pool().backend_name
+        print(len(tasks), pool, *{modules} & set(sys.modules), flush=True)
+        os._exit(0)
+        yield
+
+source, store, model = sys.argv[1:]
+with open_run(CatalogConfig(source=source, store=store, model=model), quiet=True) as run:
+    run.pool = Pool()
+    reindex(run)
+"""
+_WORKER = """
+import sys
+import pipeline.embed.worker
+print(*{modules} & set(sys.modules))
+"""
+
+
+def said(program: str, absent: str, *arguments: object) -> str:
+    """What the program prints in a process of its own; ``absent`` are the modules that it looks for."""
+    command = [
+        sys.executable,
+        "-c",
+        program.replace("{modules}", repr(set(absent.split()))),
+        *map(str, arguments),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+
+def test_driver_that_hands_out_images_holds_no_decoder_runtime_or_report(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", {"a.jpg": jpeg(40, 30, seed=0)})
+    model = tmp_path / "model.onnx"
+    model.write_bytes(pool_model())
+    absent = f"{_ELSEWHERE} onnxruntime PIL boto3 botocore"
+    assert said(_DRIVER, absent, source, tmp_path / "store", model) == "1 system"
+
+
+def test_worker_that_embeds_holds_nothing_of_the_index_and_of_reports() -> None:
+    assert said(_WORKER, f"{_ELSEWHERE} faiss rich typer ray") == ""
