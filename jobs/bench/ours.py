@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.crash_pool import CrashPool
-from jobs.bench.timed_pool import StageTimes, TimedPool
+from jobs.bench.timed_pool import KILLED, StageTimes, TimedPool
 from jobs.reindex import reindex
 from jobs.session import open_run
 from pipeline.config import CatalogConfig
@@ -32,8 +31,8 @@ def main() -> None:
     config = CatalogConfig.model_validate({**asked["config"], "store": store})
     entered = time.perf_counter()
     with open_run(config, quiet=True) as run:
-        crash = CrashPool(run.pool) if asked.get("crash") else None
-        timed = TimedPool(crash or run.pool, marks, profile=bool(asked.get("profile")))
+        asks = {name: bool(asked.get(name)) for name in ("profile", "crash")}
+        timed = TimedPool(run.pool, marks, **asks)
         run.pool = timed
         night = reindex(run)
     whole_s = time.perf_counter() - entered
@@ -57,7 +56,7 @@ def main() -> None:
         "tasks": {
             "count": len({number for number, _ in embed.handed_out}),
             "begun_again": embed.begun_again(),
-            "killed": [] if crash is None else crash.killed,
+            "killed": (marks / KILLED).exists(),
         },
         "profile": hottest(sorted(marks.glob("profile-*"))),
     }

@@ -10,9 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, overload
 
+from jobs.bench.doomed import Doomed
+from jobs.bench.machine import usable_cores
 from jobs.bench.processor import cpu_seconds
 from pipeline.cluster.metrics import Metric
 from pipeline.cluster.pool import Done, Pool, Result, SetAside, Task, Worker
+
+KILLED = "killed"  # the file that says so
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,12 +47,16 @@ class StageTimes:
 
 
 class TimedPool:
-    """Notes of each call what ``StageTimes`` says; with ``profile`` the workers run under cProfile."""
+    """Notes of each call what ``StageTimes`` says.
 
-    def __init__(self, pool: Pool, marks: Path, *, profile: bool = False) -> None:
+    In the first call workers run under cProfile with ``profile``; with ``crash`` one of them kills itself.
+    """
+
+    def __init__(self, pool: Pool, marks: Path, *, profile: bool = False, crash: bool = False) -> None:
         self._pool = pool
         self._marks = marks
         self._profile = profile
+        self._crash = crash
         self.stages: list[StageTimes] = []
 
     @property
@@ -63,7 +71,11 @@ class TimedPool:
         times = StageTimes(called_s=time.perf_counter())
         self.stages.append(times)
         watched = _Watched(tasks, times)
-        loaded = partial(_loaded, make_worker, self._marks, self._profile)
+        is_first = len(self.stages) == 1  # the reduce stage's workers are not what is measured
+        loaded: Callable[[], Worker[Task, Result]] = make_worker
+        if is_first:
+            survived = max(1, len(tasks) // (2 * usable_cores())) if self._crash else None
+            loaded = partial(_loaded, make_worker, self._marks, self._profile, survived)
         for n_done, outcome in enumerate(self._pool.run(loaded, watched), start=1):
             if n_done == len(tasks):  # the workers are there no longer when the pool has ended
                 before = watched.cpu_s
@@ -107,20 +119,19 @@ class _Watched(Sequence[Task]):
 
 
 def _loaded(
-    make_worker: Callable[[], Worker[Task, Result]], marks: Path, profile: bool
+    make_worker: Callable[[], Worker[Task, Result]], marks: Path, profile: bool, survived: int | None
 ) -> Worker[Task, Result]:
     """The worker, and a note of what its process takes before its first image."""
     started = time.perf_counter()
     worker = make_worker()
     load_s = time.perf_counter() - started
     fields = Path("/proc/self/smaps_rollup").read_text().split()
-    place = marks / f"loaded-{os.getpid()}.json"
-    if not place.exists():  # the reduce stage's workers are not what is measured
-        pss_bytes = int(fields[fields.index("Pss:") + 1]) * 1024
-        place.write_text(json.dumps({"pid": os.getpid(), "pss_bytes": pss_bytes, "load_s": load_s}))
-        if profile:
-            return _Profiled(worker, marks / f"profile-{os.getpid()}")
-    return worker
+    pss_bytes = int(fields[fields.index("Pss:") + 1]) * 1024
+    note = {"pid": os.getpid(), "pss_bytes": pss_bytes, "load_s": load_s}
+    (marks / f"loaded-{os.getpid()}.json").write_text(json.dumps(note))
+    if profile:
+        return _Profiled(worker, marks / f"profile-{os.getpid()}")
+    return worker if survived is None else Doomed(worker, survived, marks / KILLED)
 
 
 class _Profiled(Generic[Task, Result]):
