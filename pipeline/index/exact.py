@@ -24,6 +24,7 @@ from pipeline.index.order import (
     to_place,
 )
 from pipeline.index.shard import IndexShard
+from pipeline.index.threads import cut
 
 _QUERY_BLOCK = 1_024
 _BLOCK_ELEMENTS = 1 << 23  # float32 distances of one block: 32 MiB
@@ -33,15 +34,22 @@ _PAIR_ELEMENTS = 1 << 21  # float64 differences held at once: 16 MiB
 def pair_distances(x_MD: VectorArray, y_MD: VectorArray) -> Float32Array:
     """Squared L2 distance of each pair of rows; float32 [M].
 
-    Computed in float64 and rounded once, each pair by itself: the same pair gives the same bits whatever else
-    is in the call.
+    Computed in float64 in one fixed order and rounded once: the square of component j adds to running sum
+    j % 8, and the eight sums are added in pairs. The same pair gives the same bits whatever else is in the
+    call, here and in `kernel_rank`.
     """
     distance_M = np.empty(len(x_MD), dtype=np.float32)
-    step = max(1, _PAIR_ELEMENTS // max(1, x_MD.shape[1]))
+    d = x_MD.shape[1]
+    step = max(1, _PAIR_ELEMENTS // max(1, d))
     for start in range(0, len(x_MD), step):
-        difference = np.subtract(x_MD[start : start + step], y_MD[start : start + step], dtype=np.float64)
-        np.square(difference, out=difference)
-        distance_M[start : start + step] = np.add.reduce(difference, axis=1)
+        square_MD = np.subtract(x_MD[start : start + step], y_MD[start : start + step], dtype=np.float64)
+        np.square(square_MD, out=square_MD)
+        sum_M8 = np.zeros((len(square_MD), 8))
+        for j in range(0, d, 8):
+            sum_M8[:, : d - j] += square_MD[:, j : j + 8]
+        while sum_M8.shape[1] > 1:
+            sum_M8 = sum_M8[:, 0::2] + sum_M8[:, 1::2]
+        distance_M[start : start + step] = sum_M8[:, 0]
     return distance_M
 
 
@@ -104,10 +112,12 @@ def pairs_at_distance(
     margin = float32_margin(xq_QD.shape[1])
     for q0 in range(0, len(xq_QD), _QUERY_BLOCK):
         queries = slice(q0, q0 + _QUERY_BLOCK)
-        for number, a, rough_QN in _rough_distances(shards, xq_QD[queries], _rows_of(excluded_QE, queries)):
+        for number, row_N, rough_QN in _rough_distances(
+            shards, xq_QD[queries], _rows_of(excluded_QE, queries)
+        ):
             near = np.abs(rough_QN - distance_Q[queries, None]) <= margin
             query_M, column_M = np.nonzero(near)
-            place_M = to_place(number, column_M + a)
+            place_M = to_place(number, row_N[column_M])
             exact_M = place_distances(shards, xq_QD[queries], query_M, place_M)
             at = exact_M == distance_Q[queries][query_M]
             yield query_M[at] + q0, place_M[at]
@@ -119,14 +129,14 @@ def _nearest_block(
     shape_QK, margin = (len(xq_QD), k), float32_margin(xq_QD.shape[1])
     best_M = _no_pairs()
     bound_Q = np.full(len(xq_QD), np.inf, dtype=np.float32)  # no row further than this is among the k best
-    for number, a, rough_QN in _rough_distances(shards, xq_QD, excluded_QE):
+    for number, row_N, rough_QN in _rough_distances(shards, xq_QD, excluded_QE):
         own_bound_Q = bound_Q
         if not np.isfinite(bound_Q).all() and rough_QN.shape[1] > k:
             own_bound_Q = np.minimum(bound_Q, np.partition(rough_QN, k - 1, axis=1)[:, k - 1] + margin)
         query_M, column_M = np.nonzero((rough_QN <= (own_bound_Q + margin)[:, None]) & np.isfinite(rough_QN))
         if len(query_M) == 0:
             continue
-        place_M = to_place(number, column_M + a)
+        place_M = to_place(number, row_N[column_M])
         distance_M = place_distances(shards, xq_QD, query_M, place_M)
         query_M = np.concatenate((best_M[0], query_M))
         distance_M = np.concatenate((best_M[1], distance_M))
@@ -140,27 +150,42 @@ def _nearest_block(
 
 def _rough_distances(
     shards: Sequence[IndexShard], xq_QD: Float32Array, excluded_QE: IntArray | None
-) -> Iterator[tuple[int, int, Float32Array]]:
-    """Float32 distances block by block: (shard, first row, [Q, rows]); infinite where dead or excluded."""
+) -> Iterator[tuple[int, IntArray, Float32Array]]:
+    """Float32 distances block by block: (shard, live rows, [Q, rows]); infinite where excluded."""
     step = max(1_024, min(1 << 16, _BLOCK_ELEMENTS // max(1, len(xq_QD))))
     square_Q1 = np.einsum("qd,qd->q", xq_QD, xq_QD)[:, None]
     for number, shard in enumerate(shards):
-        for a in range(0, shard.n_rows, step):
-            x_ND = np.asarray(shard.vectors_ND[a : a + step], dtype=np.float32)
+        for row_N in _live_blocks(shard, step):
+            x_ND = np.asarray(shard.vectors_ND[_as_slice(row_N)], dtype=np.float32)
             rough_QN = xq_QD @ x_ND.T
             rough_QN *= -2.0
             rough_QN += np.einsum("nd,nd->n", x_ND, x_ND)
             rough_QN += square_Q1
-            if shard.alive_N is not None:
-                rough_QN[:, ~shard.alive_N[a : a + step]] = np.inf
             if excluded_QE is not None:
-                _exclude(rough_QN, excluded_QE, number, a)
-            yield number, a, rough_QN
+                _exclude(rough_QN, excluded_QE, number, row_N)
+            yield number, row_N, rough_QN
 
 
-def _exclude(rough_QN: Float32Array, excluded_QE: IntArray, number: int, a: int) -> None:
-    column_QE = np.where(shard_of(excluded_QE) == number, row_of(excluded_QE) - a, -1)
-    query_M, nth_M = np.nonzero((column_QE >= 0) & (column_QE < rough_QN.shape[1]))
+def _live_blocks(shard: IndexShard, step: int) -> Iterator[IntArray]:
+    if shard.alive_N is None:
+        for a, b in cut(shard.n_rows, -(-shard.n_rows // step)):
+            yield np.arange(a, b)
+        return
+    live_N = np.flatnonzero(shard.alive_N)
+    for a, b in cut(len(live_N), -(-len(live_N) // step)):
+        yield live_N[a:b]
+
+
+def _as_slice(row_N: IntArray) -> slice | IntArray:
+    """Ascending rows as a slice where none is missing between them: a view instead of a copy."""
+    first, last = int(row_N[0]), int(row_N[-1])
+    return slice(first, last + 1) if last - first + 1 == len(row_N) else row_N
+
+
+def _exclude(rough_QN: Float32Array, excluded_QE: IntArray, number: int, row_N: IntArray) -> None:
+    row_QE = np.where(shard_of(excluded_QE) == number, row_of(excluded_QE), -1)
+    column_QE = np.minimum(np.searchsorted(row_N, row_QE), len(row_N) - 1)
+    query_M, nth_M = np.nonzero(row_N[column_QE] == row_QE)
     rough_QN[query_M, column_QE[query_M, nth_M]] = np.inf
 
 

@@ -79,15 +79,6 @@ def rank(
 
 
 @jit
-def pair_distances(vectors: Vectors, xq_QD: Float32Array, query_M: IntArray, row_M: IntArray) -> Float32Array:
-    """`exact.pair_distances` of queries and rows of the one shard in ``vectors``."""
-    distance_M = np.empty(len(row_M), dtype=np.float32)
-    for m in range(len(row_M)):
-        distance_M[m] = np.float32(_exactly(vectors, 0, row_M[m], xq_QD[query_M[m]]))
-    return distance_M
-
-
-@jit
 def _roughly(
     vectors: Vectors, row_bits: int, query_D: Float32Array, place_C: IntArray, rough_C: Float32Array
 ) -> int:

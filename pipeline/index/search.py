@@ -1,32 +1,30 @@
 """Searches a snapshot: bits choose candidates, exact distances rank them.
 
-1. Encode the queries; take the C nearest live codes of the whole snapshot (`hamming`).
-2. Roughly rank the candidates in float32, and give those that can be among the k best their exact distance.
-3. Order by (distance, image id).
+1. Encode the queries; take the C nearest live codes of the whole snapshot, or of the lists probed (`sieve`).
+2. Rank the candidates by exact distance, then image id (`rank`).
 
-C comes from the calibration, so a caller asks for k results at the recall the snapshot was published with.
-Without a calibration, or where it says `exact`, every live row is compared. Results do not depend on index
-shards, batches or threads.
+C and probes come from the calibration, so a caller asks for k results at the recall the snapshot was
+published with. Without a calibration, or where it says `exact`, every live row is compared. Results do not
+depend on index shards, batches or threads.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
+import pyarrow as pa
 
 from pipeline.errors import UsageError
-from pipeline.index.arrays import Float32Array, IntArray, VectorArray
+from pipeline.index.arrays import IntArray, VectorArray
 from pipeline.index.calibration import Calibration, Method
 from pipeline.index.encoder import Encoder
-from pipeline.index.exact import float32_margin, nearest, place_distances
-from pipeline.index.hamming import nearest_codes
-from pipeline.index.order import NOWHERE, Neighbours, ids_at, places_of, row_of, shard_of, to_neighbours
+from pipeline.index.exact import nearest
+from pipeline.index.order import NOWHERE, Neighbours, ids_at, places_of
 from pipeline.index.shard import IndexShard
+from pipeline.index.sieve import Sieve
 from pipeline.index.threads import default_threads
 
 NORM_TOLERANCE = 1e-3
-_BATCH_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +37,17 @@ class SearchResult:
     method: Method
     candidates: int | None
     """C of the first stage; None where every row was compared."""
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoundPlaces:
+    """A `SearchResult` as arrays: no string is made for an id that nobody reads."""
+
+    neighbours: Neighbours
+    """Places, which `Searcher.ids` turns into ids, and distances; padded with -1 and infinity."""
+    method: Method
+    candidates: int | None
     warning: str = ""
 
 
@@ -64,6 +73,8 @@ class Searcher:
         self.threads = default_threads() if threads is None else threads
         self.n_live = sum(shard.n_live for shard in shards)
         self.d = _common_d(encoder, self.shards)
+        n_calibrated = self.n_live if calibration is None else calibration.n_live
+        self._sieve = None if encoder is None else Sieve(encoder, self.shards, self.threads, n_calibrated)
 
     def search(
         self,
@@ -72,34 +83,61 @@ class Searcher:
         *,
         exact: bool = False,
         candidates: int | None = None,
+        probes: int | None = None,
         exclude_ids: Sequence[str | None] | None = None,
     ) -> SearchResult:
-        """The ``k`` nearest live images of each query.
+        """The ``k`` nearest live images of each query: `search_places` with ids.
 
         Args:
             xq_QD: unit vectors, one query a row.
             k: how many; more than there are gives all.
             exact: compare every live row.
             candidates: C, instead of the calibrated one (at least k are taken).
+            probes: lists to look into, instead of the calibrated number.
             exclude_ids: for each query an id that must not be a result (leave-one-out), or None.
 
         Raises:
             UsageError: wrong dimensions, a query that is not a finite vector of length 1, k below 1.
         """
-        self._check(xq_QD, k, candidates, exclude_ids)
+        found = self.search_places(
+            xq_QD, k, exact=exact, candidates=candidates, probes=probes, exclude_ids=exclude_ids
+        )
+        ids, distances = self._to_tuples(found.neighbours)
+        return SearchResult(
+            ids=ids,
+            distances=distances,
+            method=found.method,
+            candidates=found.candidates,
+            warning=found.warning,
+        )
+
+    def search_places(
+        self,
+        xq_QD: VectorArray,
+        k: int,
+        *,
+        exact: bool = False,
+        candidates: int | None = None,
+        probes: int | None = None,
+        exclude_ids: Sequence[str | None] | None = None,
+    ) -> FoundPlaces:
+        """As `search`, in arrays."""
+        self._check(xq_QD, k, candidates, probes, exclude_ids)
         xq_QD = np.ascontiguousarray(xq_QD, dtype=np.float32)
         excluded_QE = None if exclude_ids is None else places_of(self.shards, exclude_ids)
         n_candidates, warning = (None, "") if exact else self._candidates(k, candidates)
+        n_probes = probes if probes or self.calibration is None else self.calibration.probes_for(k)
         k = min(k, max(self.n_live, 1))
-        if n_candidates is None:
+        if n_candidates is None or self._sieve is None:
             found = nearest(self.shards, xq_QD, k, excluded_QE=excluded_QE)
         else:
-            found = self._sieve(xq_QD, k, n_candidates, excluded_QE)
-        ids, distances = self._to_tuples(found)
+            found = self._sieve.search(xq_QD, k, n_candidates, n_probes, excluded_QE)
         method: Method = "exact" if n_candidates is None else "hamming"
-        return SearchResult(
-            ids=ids, distances=distances, method=method, candidates=n_candidates, warning=warning
-        )
+        return FoundPlaces(neighbours=found, method=method, candidates=n_candidates, warning=warning)
+
+    def ids(self, place_M: IntArray) -> "pa.LargeStringArray":
+        """Image ids of places that `search_places` found (not of -1), in their order."""
+        return ids_at(self.shards, place_M)
 
     def _candidates(self, k: int, asked: int | None) -> tuple[int | None, str]:
         """C and a warning; None where comparing every row is what was calibrated, or is no more work."""
@@ -108,49 +146,16 @@ class Searcher:
         if asked is not None:
             return max(asked, k), ""
         assert self.calibration is not None  # noqa: S101 (for the type checker)
-        n_candidates, warning = self.calibration.candidates_for(k)
+        n_candidates, warning = self.calibration.candidates_for(k, self.n_live)
         if n_candidates is None or n_candidates >= self.n_live:
             return None, ""
         return n_candidates, warning
-
-    def _sieve(
-        self, xq_QD: Float32Array, k: int, n_candidates: int, excluded_QE: IntArray | None
-    ) -> Neighbours:
-        """Both stages, in batches of queries whose candidates fit into bounded memory."""
-        per_query = 24 * (min(n_candidates, self.n_live) + 1) * max(1, len(self.shards))
-        step = max(1, _BATCH_BYTES // per_query)
-        batches = [
-            self._sieve_batch(
-                xq_QD[q0 : q0 + step],
-                k,
-                n_candidates,
-                None if excluded_QE is None else excluded_QE[q0 : q0 + step],
-            )
-            for q0 in range(0, len(xq_QD), step)
-        ]
-        return Neighbours(
-            place_QK=np.concatenate([np.empty((0, k), np.int64), *(b.place_QK for b in batches)]),
-            distance_QK=np.concatenate([np.empty((0, k), np.float32), *(b.distance_QK for b in batches)]),
-        )
-
-    def _sieve_batch(
-        self, xq_QD: Float32Array, k: int, n_candidates: int, excluded_QE: IntArray | None
-    ) -> Neighbours:
-        assert self.encoder is not None  # noqa: S101 (for the type checker)
-        place_QC = nearest_codes(
-            self.shards,
-            self.encoder.encode(xq_QD),
-            min(n_candidates, max(self.n_live, 1)),
-            excluded_QE=excluded_QE,
-            threads=self.threads,
-        )
-        return rank_candidates(self.shards, xq_QD, place_QC, k)
 
     def _to_tuples(
         self, found: Neighbours
     ) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[float, ...], ...]]:
         present_QK = found.place_QK != NOWHERE
-        ids = ids_at(self.shards, found.place_QK[present_QK]).to_pylist()
+        ids = self.ids(found.place_QK[present_QK]).to_pylist()
         distances = found.distance_QK[present_QK].tolist()
         stops = np.cumsum(present_QK.sum(axis=1)).tolist()
         starts = [0, *stops[:-1]]
@@ -158,10 +163,16 @@ class Searcher:
         return tuple(tuple(ids[a:b]) for a, b in spans), tuple(tuple(distances[a:b]) for a, b in spans)
 
     def _check(
-        self, xq_QD: VectorArray, k: int, candidates: int | None, exclude_ids: Sequence[str | None] | None
+        self,
+        xq_QD: VectorArray,
+        k: int,
+        candidates: int | None,
+        probes: int | None,
+        exclude_ids: Sequence[str | None] | None,
     ) -> None:
-        if k < 1 or (candidates is not None and candidates < 1):
-            raise UsageError(f"k and candidates must be at least 1, got {k} and {candidates}")
+        for name, value in (("k", k), ("candidates", candidates), ("probes", probes)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
         if candidates is not None and self.encoder is None:
             raise UsageError(
                 "this index was opened without an encoder: it has no candidates, only exact search"
@@ -186,53 +197,6 @@ def check_queries(xq_QD: VectorArray, d: int | None) -> None:
             f"got length {norm_Q[bad[0]]:.6g} ({len(bad)} of {len(xq_QD)} queries)",
             "normalise the queries; a zero or NaN vector means that its image could not be embedded",
         )
-
-
-def rank_candidates(
-    shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC: IntArray, k: int
-) -> Neighbours:
-    """Second stage: the ``k`` nearest of each query's candidates (-1 for none) by exact distance."""
-    rough_QC = _rough_distances(shards, xq_QD, place_QC)
-    margin = 2 * float32_margin(xq_QD.shape[1])
-    if place_QC.shape[1] > k:
-        near_QC = rough_QC <= np.partition(rough_QC, k - 1, axis=1)[:, k - 1 : k] + margin
-    else:
-        near_QC = np.ones(place_QC.shape, dtype=np.bool_)
-    query_M, column_M = np.nonzero(near_QC & (place_QC != NOWHERE))
-    place_M = place_QC[query_M, column_M]
-    distance_M = place_distances(shards, xq_QD, query_M, place_M)
-    return to_neighbours(query_M, distance_M, place_M, shards, (len(xq_QD), k))
-
-
-def _rough_distances(shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC: IntArray) -> Float32Array:
-    """Float32 distances of candidates, infinite where there is none; reads each shard's vectors in place."""
-    rough_QC = np.full(place_QC.shape, np.inf, dtype=np.float32)
-    for number, shard in enumerate(shards):
-        here_QC = (place_QC != NOWHERE) & (shard_of(place_QC) == number)
-        if not here_QC.any():
-            continue
-        row_QC = np.where(here_QC, row_of(place_QC), -1)
-        if shard.vectors_ND.dtype == np.float32:
-            mine_QC = _float32_distances(shard.vectors_ND, xq_QD, row_QC)
-            rough_QC[here_QC] = mine_QC[here_QC]
-        else:
-            query_M, column_M = np.nonzero(here_QC)
-            rough_QC[here_QC] = place_distances(shards, xq_QD, query_M, place_QC[query_M, column_M])
-    return rough_QC
-
-
-def _float32_distances(x_ND: VectorArray, xq_QD: Float32Array, row_QC: IntArray) -> Float32Array:
-    """Faiss reads the rows from the mapping without gathering them; infinite where the row is -1."""
-    distance_QC = np.empty(row_QC.shape, dtype=np.float32)
-    faiss.fvec_L2sqr_by_idx(
-        faiss.swig_ptr(distance_QC),
-        faiss.swig_ptr(xq_QD),
-        faiss.swig_ptr(x_ND),
-        faiss.swig_ptr(row_QC),
-        xq_QD.shape[1],
-        *row_QC.shape,
-    )
-    return distance_QC
 
 
 def _common_d(encoder: Encoder | None, shards: Sequence[IndexShard]) -> int | None:

@@ -60,7 +60,7 @@ def test_results_do_not_depend_on_threads_or_query_batches(
     xq_QD = unit_rows(50, D, seed=3)
     expected = Searcher(ENCODER, shards, None, threads=1).search(xq_QD, 7, candidates=30)
     assert Searcher(ENCODER, shards, None, threads=4).search(xq_QD, 7, candidates=30) == expected
-    monkeypatch.setattr("pipeline.index.search._BATCH_BYTES", 1)
+    monkeypatch.setattr("pipeline.index.sieve._BATCH_BYTES", 1)
     assert Searcher(ENCODER, shards, None).search(xq_QD, 7, candidates=30) == expected
 
 

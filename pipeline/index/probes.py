@@ -1,0 +1,47 @@
+"""Which lists a query looks into: the P nearest ones, and more where a filter left few live rows in them.
+
+The choice depends on the query, the centroids and the live rows of the whole snapshot, not on batch, threads,
+machine or index shards: scores are exact (`lists`), and equally near lists come by number.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.index import kernel
+from pipeline.index.arrays import Float32Array, Int32Array, IntArray
+from pipeline.index.encoder import Encoder
+from pipeline.index.lists import probe_order
+from pipeline.index.shard import IndexShard
+
+
+def choose(
+    encoder: Encoder, xq_QD: Float32Array, n_probes: int, live_L: IntArray, min_live: int
+) -> Int32Array:
+    """The lists of each query: int32 [Q, P], -1 after them; P is the most that any query probes.
+
+    Args:
+        encoder: of the lists form.
+        xq_QD: unit queries.
+        n_probes: lists to look into, the nearest first.
+        live_L: live rows of each list over all index shards.
+        min_live: further lists are added until all of them hold so many live rows.
+    """
+    assert encoder.centroids_LD is not None  # noqa: S101 (for the type checker)
+    if kernel.available():
+        return kernel.choose_lists(encoder, xq_QD, n_probes, live_L, min_live)
+    order_QL = np.argsort(probe_order(xq_QD, encoder.centroids_LD), axis=1).astype(np.int32)
+    missing_QL = np.cumsum(live_L[order_QL], axis=1) < min_live
+    n_Q1 = np.minimum(np.maximum(missing_QL.sum(axis=1) + 1, n_probes), len(live_L))[:, None]
+    order_QL[np.arange(len(live_L))[None, :] >= n_Q1] = -1
+    return order_QL[:, : int(n_Q1.max(initial=0))]
+
+
+def live_rows_of_lists(shards: Sequence[IndexShard], n_lists: int) -> IntArray:
+    """Live rows of each list over all index shards: int64 [L]."""
+    live_L = np.zeros(n_lists, dtype=np.int64)
+    for shard in shards:
+        if shard.offsets_L is not None:
+            alive_N = np.ones(shard.n_rows, np.bool_) if shard.alive_N is None else shard.alive_N
+            live_L += np.diff(np.concatenate([[0], np.cumsum(alive_N)])[shard.offsets_L])
+    return live_L

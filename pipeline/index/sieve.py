@@ -1,0 +1,95 @@
+"""Both stages for batches of queries: encode, choose lists, scan codes, rank candidates.
+
+Queries are cut into blocks whose candidates fit into bounded memory. With at least as many blocks as threads
+each block is one thread's work from end to end; a few queries go through one after the other, and their scan
+uses all threads where that pays.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.index import kernel
+from pipeline.index.arrays import ByteArray, Float32Array, Int32Array, IntArray
+from pipeline.index.encoder import Encoder
+from pipeline.index.hamming import nearest_codes
+from pipeline.index.order import Neighbours
+from pipeline.index.probes import choose, live_rows_of_lists
+from pipeline.index.rank import rank_candidates
+from pipeline.index.shard import IndexShard
+from pipeline.index.threads import cut, map_pieces
+
+_BATCH_BYTES = 1 << 28
+_BLOCK_QUERIES = 128
+_FILTERED_BELOW = 0.9
+"""Share of the calibrated live rows below which probing makes up for the rows that a filter took."""
+
+
+class Sieve:
+    """Both stages over the index shards of one snapshot. Safe to use from many threads."""
+
+    def __init__(
+        self, encoder: Encoder, shards: Sequence[IndexShard], threads: int, n_calibrated: int
+    ) -> None:
+        """``n_calibrated``: live rows when the number of probes was chosen."""
+        self._encoder = encoder
+        self._shards = tuple(shards)
+        self._threads = threads
+        self._n_calibrated = n_calibrated
+        self._n_live = sum(shard.n_live for shard in shards)
+
+    def search(
+        self,
+        xq_QD: Float32Array,
+        k: int,
+        n_candidates: int,
+        n_probes: int | None,
+        excluded_QE: IntArray | None,
+    ) -> Neighbours:
+        """The k nearest of the C candidates of each query; None probes every row."""
+        n_candidates = min(n_candidates, max(self._n_live, 1))
+        per_query = 24 * (n_candidates + 1) * max(1, len(self._shards)) + 4 * (self._encoder.n_lists or 0)
+        at_once = max(1, _BATCH_BYTES // self._threads // per_query)
+        blocks = cut(len(xq_QD), -(-len(xq_QD) // min(_BLOCK_QUERIES, at_once)))
+        if len(xq_QD) >= self._threads:
+            blocks = cut(len(xq_QD), max(len(blocks), self._threads))
+        alone = len(blocks) >= self._threads
+
+        def one_block(block: tuple[int, int]) -> Neighbours:
+            rows = slice(*block)
+            place_QC = nearest_codes(
+                self._shards,
+                self._encode(xq_QD[rows]),
+                n_candidates,
+                probes_QP=self._probes(xq_QD[rows], n_candidates, n_probes),
+                excluded_QE=None if excluded_QE is None else excluded_QE[rows],
+                threads=1 if alone else self._threads,
+            )
+            return rank_candidates(self._shards, xq_QD[rows], place_QC, k)
+
+        found = map_pieces(one_block, blocks, self._threads if alone else 1)
+        if len(found) == 1:
+            return found[0]
+        return Neighbours(
+            place_QK=np.concatenate([np.empty((0, k), np.int64), *(b.place_QK for b in found)]),
+            distance_QK=np.concatenate([np.empty((0, k), np.float32), *(b.distance_QK for b in found)]),
+        )
+
+    def _encode(self, xq_QD: Float32Array) -> ByteArray:
+        if self._encoder.rotation_BD is not None and kernel.available():
+            return kernel.encode(self._encoder, xq_QD)
+        return self._encoder.encode(xq_QD)
+
+    def _probes(self, xq_QD: Float32Array, n_candidates: int, n_probes: int | None) -> Int32Array | None:
+        n_lists = self._encoder.n_lists
+        if n_probes is None or n_lists is None or n_probes >= n_lists:
+            return None
+        min_live = n_candidates
+        if self._n_live < _FILTERED_BELOW * self._n_calibrated:
+            min_live = max(min_live, -(-n_probes * self._n_calibrated // n_lists))
+        return choose(self._encoder, xq_QD, n_probes, self._live_rows, min(min_live, self._n_live))
+
+    @cached_property
+    def _live_rows(self) -> IntArray:
+        return live_rows_of_lists(self._shards, self._encoder.n_lists or 0)
