@@ -20,6 +20,7 @@ from pipeline.catalog.fetched import FetchedImage, Row, checked, fetched, refuse
 from pipeline.catalog.ids import original
 from pipeline.catalog.read_streams import is_stream, read_stream
 from pipeline.catalog.source import SourceSpec
+from pipeline.catalog.table import MAX_IMAGE_BYTES
 from pipeline.catalog.versions import is_listed_object, object_version
 from pipeline.errors import DataCorrupt, ObjectMissing
 from pipeline.storage.store import ObjectStore
@@ -99,12 +100,15 @@ def _in_flight(fetches: Iterable[tuple[int, _Fetch]], budget_bytes: int) -> Iter
 
 def _object(source: ObjectStore, row: Row) -> list[FetchedImage]:
     try:
-        stat, data = source.read(original(row["locator"]))
+        stat, data = source.read(original(row["locator"]), most_bytes=MAX_IMAGE_BYTES)
     except ObjectMissing as exc:
         return [refused(row, RejectReason.SOURCE_MISSING, exc.message)]
     if not is_listed_object(row["version"], row["size_bytes"], stat):
         detail = f"listed as {row['version']}, read as {object_version(stat)}"
         return [refused(row, RejectReason.SOURCE_CHANGED, detail)]
+    if stat.size_bytes > MAX_IMAGE_BYTES:  # the listing did not know
+        detail = f"{stat.size_bytes} bytes, at most {MAX_IMAGE_BYTES}"
+        return [refused(row, RejectReason.TOO_LARGE, detail)]
     return [fetched(row, data, hashlib.sha256(data).hexdigest())]
 
 

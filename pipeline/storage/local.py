@@ -95,12 +95,14 @@ class LocalStore:
             )
         return data
 
-    def read(self, key: str) -> tuple[ObjectStat, bytes]:
+    def read(self, key: str, *, most_bytes: int | None = None) -> tuple[ObjectStat, bytes]:
         """The bytes and the stat of one state of the file: a file that changes meanwhile is read again."""
         with self._errors(key):
             for _ in range(_READ_TRIES):
                 with open(self._inside(key), "rb") as file:
                     before = _stat(key, os.fstat(file.fileno()))
+                    if most_bytes is not None and before.size_bytes > most_bytes:
+                        return before, b""
                     data = file.read()
                     after = _stat(key, os.fstat(file.fileno()))
                 if before == after and len(data) == after.size_bytes:

@@ -89,7 +89,7 @@ class S3Store:
             raise too_short(name, start, length)
         return data
 
-    def read(self, key: str) -> tuple[ObjectStat, bytes]:
+    def read(self, key: str, *, most_bytes: int | None = None) -> tuple[ObjectStat, bytes]:
         """The bytes and the stat that came in one answer."""
         name, full = self._name(key), self._full(key)
 
@@ -101,6 +101,9 @@ class S3Store:
                 etag=reply["ETag"].strip('"'),
                 modified_s=reply["LastModified"].timestamp(),
             )
+            if most_bytes is not None and stat.size_bytes > most_bytes:
+                reply["Body"].close()
+                return stat, b""
             return stat, whole_object(reply, name)
 
         return undamaged(lambda: self._connection.call(fetch, name))

@@ -42,8 +42,11 @@ class ObjectStore(Protocol):
         """Exactly ``length`` bytes from ``start``; DataCorrupt if the object ends before that."""
         ...
 
-    def read(self, key: str) -> tuple[ObjectStat, bytes]:
-        """The bytes together with the stat of the very object they came from."""
+    def read(self, key: str, *, most_bytes: int | None = None) -> tuple[ObjectStat, bytes]:
+        """The bytes together with the stat of the very object they came from.
+
+        An object of more than ``most_bytes`` is not read: its stat comes with no bytes.
+        """
         ...
 
     def create(self, key: str, data: bytes) -> bool:

@@ -60,6 +60,11 @@ class StoreConformance:
             assert pair[1].get("k") == read == data
             assert stat.size_bytes == len(data)
 
+    def test_read_of_a_larger_object_than_wanted_gives_its_stat_alone(self, store: ObjectStore) -> None:
+        store.put("k", b"12345")
+        assert store.read("k", most_bytes=5) == (store.read("k")[0], b"12345")
+        assert store.read("k", most_bytes=4) == (store.read("k")[0], b"")
+
     def test_put_again_replaces_the_bytes_and_changes_the_etag(self, store: ObjectStore) -> None:
         store.put("k", b"one")
         before = store.stat("k")

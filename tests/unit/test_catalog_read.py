@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.catalog import read
+from pipeline.catalog.listing import list_catalog
 from pipeline.catalog.read import FetchedImage, read_images
+from pipeline.catalog.settle import settle_source
 from pipeline.catalog.source import SourceSpec
 from pipeline.errors import AccessDenied, StorageError
 from pipeline.storage.local import LocalStore
@@ -165,6 +167,19 @@ def test_read_images_of_any_size_come_whole(
     assert [image.data for image in fetch(tmp_path / "src", rows)] == [body for _, body in members]
 
 
+def test_read_images_object_whose_size_nobody_listed_is_not_read_if_too_large(tmp_path: Path) -> None:
+    write_folder(
+        tmp_path, {"src/a.jpg": jpeg(1), "src/b.jpg": b"", "l.csv": b"key,version\na.jpg,1\nb.jpg,1\n"}
+    )
+    with open(tmp_path / "src" / "b.jpg", "wb") as file:
+        file.truncate(1 << 40)
+    spec = settle_source(str(tmp_path / "l.csv"), str(tmp_path / "src"), SourceSpec(uri=""))
+    source = LocalStore(spec.uri)
+    catalog = list_catalog(source, spec, LocalStore(tmp_path / "s"), tmp_path, lambda done, total: None)
+    images = list(read_images(source, spec, catalog.images()))
+    assert reasons(images) == [None, "too_large"]
+
+
 class MeetingStore(LocalStore):
     """Reads wait for another read to be under way, and note how many bytes are asked for at once."""
 
@@ -184,9 +199,9 @@ class MeetingStore(LocalStore):
             self._bytes -= length
         return data
 
-    def read(self, key: str) -> tuple[ObjectStat, bytes]:
+    def read(self, key: str, *, most_bytes: int | None = None) -> tuple[ObjectStat, bytes]:
         self._meeting.wait(20)
-        return super().read(key)
+        return super().read(key, most_bytes=most_bytes)
 
 
 @pytest.mark.parametrize("make", [make_folder, make_tars])
@@ -213,7 +228,7 @@ class BrokenStore(LocalStore):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         raise StorageError("the network is down")
 
-    def read(self, key: str) -> tuple[object, bytes]:  # type: ignore[override]
+    def read(self, key: str, *, most_bytes: int | None = None) -> tuple[ObjectStat, bytes]:
         raise AccessDenied("the credentials have expired")
 
 

@@ -251,7 +251,9 @@ def test_worker_source_that_fails_writes_no_receipt(bench: Bench) -> None:
     worker = EmbedWorker(bench.settings())
 
     class Down(LocalStore):
-        def read(self, key: str) -> tuple[object, bytes]:  # type: ignore[override]
+        def read(  # type: ignore[override]
+            self, key: str, *, most_bytes: int | None = None
+        ) -> tuple[object, bytes]:
             if key == "010.jpg":
                 raise StorageError("the network is down")
             return super().read(key)
