@@ -89,3 +89,21 @@ class Dies:
         if task.name == "kill-always":
             os.kill(os.getpid(), signal.SIGKILL)
         return attempt
+
+
+class Resident:
+    """Answers with its number and the question; number 0 dies of ``die once`` and of ``die always``."""
+
+    def __init__(self, folder: Path, number: int, n_residents: int) -> None:
+        self._folder, self._number = folder, number
+
+    def run(self, question: str) -> tuple[int, str]:
+        if question == "fail":
+            raise SourceError("asked to fail")
+        trace = self._folder / f"died-{question}"
+        if self._number == 0 and (
+            question == "die always" or (question == "die once" and not trace.exists())
+        ):
+            trace.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._number, question
