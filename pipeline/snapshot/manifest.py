@@ -258,7 +258,8 @@ def load(store: ObjectStore, key: str) -> Manifest:
                 document["content"][name] = _json_list(store.get(items["list"]))
         manifest = Manifest.model_validate(document)
     except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise DataCorrupt(f"{key} in {store.uri} is not a readable manifest: {exc}", fix=_FIX) from exc
+        said = f"{key} in {store.uri} is not a readable manifest: {_first(exc)}"
+        raise DataCorrupt(said, fix=_FIX) from exc
     if manifest.content.digest() != manifest.digest:
         raise DataCorrupt(
             f"{key} in {store.uri} claims digest {manifest.digest}, "
@@ -269,6 +270,15 @@ def load(store: ObjectStore, key: str) -> Manifest:
 
 
 _FIX = "name an earlier snapshot with --snapshot, and restore this object from a copy of the store"
+
+
+def _first(exc: Exception) -> str:
+    """The first of what may be hundreds of lines about the same manifest."""
+    if not isinstance(exc, ValidationError):
+        return str(exc)
+    error, *others = exc.errors(include_url=False)
+    where = ".".join(str(part) for part in error["loc"])
+    return f"{where}: {error['msg']}" + (f", and {len(others)} more" if others else "")
 
 
 def _json_object(data: bytes) -> dict[str, Any]:

@@ -131,6 +131,16 @@ def test_manifest_that_is_none_is_corrupt(data: bytes, tmp_path: Path) -> None:
         load(store, KEY)
 
 
+def test_many_faults_of_a_manifest_are_one_line(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    document = json.loads(save(store, manifest(content(*"abcdef"))))
+    for one in document["content"]["parts"]:
+        del one["config"]
+    store.put(KEY, json.dumps(document).encode())
+    with pytest.raises(DataCorrupt, match=r"content.parts.0.config: Field required, and 5 more$"):
+        load(store, KEY)
+
+
 def test_manifest_list_that_is_none_is_corrupt(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     stored(store, manifest(content(*(f"part {n}" for n in range(501)))))
