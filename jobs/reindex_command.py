@@ -49,6 +49,7 @@ def command(
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Actors; one per CPU or GPU if absent.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per inference call.")] = None,
+    memory_budget: Annotated[int | None, typer.Option(help="Bytes a worker may hold.")] = None,
     provider: Annotated[str | None, typer.Option(help="cpu, cuda or tensorrt.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster.")] = None,
     config: Config = None,
@@ -82,6 +83,7 @@ def command(
         "single_writer": single_writer or None,
         "embed.workers": workers,
         "embed.batch_size": batch_size,
+        "embed.memory_budget": memory_budget,
         "embed.provider": provider,
         "embed.ray_address": ray_address,
     }

@@ -248,7 +248,8 @@ def _check_type(part: Path, schema: "pa.Schema", d: int) -> None:
     if "embedding" not in schema.names:
         raise DataCorrupt(f"{part} has no column embedding, only {schema.names}")
     found = schema.field("embedding").type
-    if not pa.types.is_fixed_size_list(found) or found.value_type != pa.float32() or found.list_size != d:
+    ours = pa.types.is_fixed_size_list(found) and found.value_type in (pa.float32(), pa.float16())
+    if not ours or found.list_size != d:
         raise DataCorrupt(f"{part}: expected embeddings of type fixed_size_list<float>[{d}], got {found}")
 
 
@@ -258,7 +259,7 @@ def _checked(part: Path, first_row: int, column: "pa.FixedSizeListArray", d: int
         raise DataCorrupt(
             f"{part}: an embedding between rows {first_row} and {first_row + len(column)} is null"
         )
-    x_ND: Float32Array = values.to_numpy(zero_copy_only=True).reshape(-1, d)
+    x_ND: Float32Array = np.asarray(values.to_numpy(zero_copy_only=True), np.float32).reshape(-1, d)
     norm_N = np.sqrt(np.einsum("nd,nd->n", x_ND, x_ND, dtype=np.float64))
     bad = np.flatnonzero(
         ~(np.abs(norm_N - 1.0) <= NORM_TOLERANCE)

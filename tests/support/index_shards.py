@@ -27,7 +27,8 @@ def write_part(
     path: Path, ids: Sequence[str], x_ND: VectorArray, *, row_group_size: int | None = None
 ) -> Path:
     """An embedding part with just the columns that an index shard is built from."""
-    flat = pa.array(np.ascontiguousarray(x_ND, dtype=np.float32).ravel())
+    stored_ND = x_ND if x_ND.dtype == np.float16 else x_ND.astype(np.float32)
+    flat = pa.array(stored_ND.ravel())
     embedding = pa.FixedSizeListArray.from_arrays(flat, x_ND.shape[1])
     table = pa.table({"image_id": pa.array(ids, pa.string()), "embedding": embedding})
     pq.write_table(table, path, row_group_size=row_group_size)

@@ -96,6 +96,16 @@ def test_float16_vectors_have_the_codes_of_what_is_stored(
     np.testing.assert_array_equal(codes_NW, encoder.encode(vectors_ND))
 
 
+def test_float16_parts_give_the_shard_of_their_rounded_vectors(encoder: Encoder, tmp_path: Path) -> None:
+    x_ND = unit_rows(9, D, seed=4).astype(np.float16)
+    ids = [str(number) for number in range(9)]
+    halves = write_part(tmp_path / "halves.parquet", ids, x_ND)
+    floats = write_part(tmp_path / "floats.parquet", ids, x_ND.astype(np.float32))
+    assert _files(_build([halves], encoder, tmp_path / "1")) == _files(
+        _build([floats], encoder, tmp_path / "2")
+    )
+
+
 @pytest.mark.parametrize("n_parts", [0, 1])
 def test_shard_without_rows_is_three_files_without_rows(
     n_parts: int, encoder: Encoder, tmp_path: Path
