@@ -6,7 +6,7 @@ exactly or none: so the holders first count what is left, and the question carri
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,15 @@ import numpy.typing as npt
 
 from pipeline.cluster.pool import ClusterOptions
 from pipeline.cluster.ray_pool import RayPool
-from pipeline.index.calibration import Calibration
+from pipeline.index.calibration import GATHERED_ROWS, Calibration
 from pipeline.index.partial import PartialResult, candidates_of, merge, search_partly
+from pipeline.index.probes import LiveRows
 from pipeline.index.search import SearchResult, check_queries
 from pipeline.snapshot.attributes import read_attributes
 from pipeline.snapshot.filter import Filter
 from pipeline.snapshot.manifest import Content, IndexShardRef
 from pipeline.snapshot.open import OpenSnapshot, open_searcher
-from pipeline.snapshot.selection import GATHERED_ROWS, LeftOut, Selection, Totals
+from pipeline.snapshot.selection import LeftOut, Selection, Totals
 from pipeline.storage.open import open_store
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ class Inquiry:
     n_candidates: int | None = None
     left_out: LeftOut | None = None
     totals: Totals | None = None
+    live: LiveRows | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Holding:
+    """How many rows of a holder are left, in all and in each list of the coarse quantiser."""
+
+    n: int
+    by_list_L: npt.NDArray[np.int64]
 
 
 class ShardHolder:
@@ -51,18 +61,19 @@ class ShardHolder:
     ) -> None:
         store = open_store(store_uri)
         mine = content.model_copy(update={"index_shards": held_by(content.index_shards, number, n_holders)})
-        self._selection = Selection(
-            open_searcher(store, mine, cache),
-            partial(read_attributes, store, content.attributes, cache),
-            None if chosen is None else Filter(chosen),
-        )
+        searcher = open_searcher(store, mine, cache)
+        self._n_lists = 0 if searcher.encoder is None else searcher.encoder.n_lists or 0
+        table = partial(read_attributes, store, content.attributes, cache)
+        self._selection = Selection(searcher, table, None if chosen is None else Filter(chosen))
 
-    def run(self, task: Inquiry) -> PartialResult | int:
+    def run(self, task: Inquiry) -> PartialResult | Holding:
         """The answer of these index shards."""
         if task.xq_QD is None:
-            return self._selection.n_live(task.left_out, task.totals)
+            n = self._selection.n_live(task.left_out, task.totals)
+            by_list_L = self._selection.live_rows_of_lists(self._n_lists, task.left_out, task.totals)
+            return Holding(n=n, by_list_L=by_list_L)
         searcher = self._selection.searcher(task.left_out, task.totals)
-        return search_partly(searcher, task.xq_QD, task.k, task.n_candidates)
+        return search_partly(searcher, task.xq_QD, task.k, task.n_candidates, task.live)
 
 
 class RaySearch:
@@ -70,7 +81,7 @@ class RaySearch:
 
     def __init__(
         self,
-        holders: "Residents[Inquiry, PartialResult | int]",
+        holders: "Residents[Inquiry, PartialResult | Holding]",
         calibration: Calibration,
         dim: int,
         *,
@@ -83,20 +94,21 @@ class RaySearch:
         self._dim = dim
         self._filtered = filtered
         self._exact = exact
-        self._n_chosen = self._count(None, None)
+        self._chosen = self._count(None, None)
 
     @property
     def n_live(self) -> int:
         """How many images can be found."""
-        return self._n_chosen
+        return self._chosen.n
 
     def search(self, xq_QD: npt.NDArray[np.float32], k: int, left_out: LeftOut | None = None) -> SearchResult:
         """The ``k`` nearest images of each query that are not left out."""
         check_queries(xq_QD, self._dim)
-        totals = Totals(chosen=self._n_chosen)
+        totals, live = Totals(chosen=self._chosen.n), self._chosen
         if left_out is not None:
-            totals = Totals(chosen=self._n_chosen, left=self._count(left_out, totals))
-        n_live = self._n_chosen if totals.left is None else totals.left
+            live = self._count(left_out, totals)
+            totals = replace(totals, left=live.n)
+        n_live = live.n
         gathered = (self._filtered or left_out is not None) and n_live <= GATHERED_ROWS
         n_candidates, warning = (
             (None, "") if self._exact or gathered else candidates_of(self._calibration, n_live, k)
@@ -120,9 +132,14 @@ class RaySearch:
             warning=warning,
         )
 
-    def _count(self, left_out: LeftOut | None, totals: Totals | None) -> int:
+    def _count(self, left_out: LeftOut | None, totals: Totals | None) -> LiveRows:
         answers = self._holders.ask(Inquiry(xq_QD=None, left_out=left_out, totals=totals))
-        return sum(answer for answer in answers if isinstance(answer, int))
+        held = [answer for answer in answers if isinstance(answer, Holding)]
+        return LiveRows(
+            n=sum(one.n for one in held),
+            n_calibrated=self._calibration.n_live,
+            by_list_L=np.sum([one.by_list_L for one in held], axis=0),
+        )
 
 
 def held_by(refs: list[IndexShardRef], number: int, n_holders: int) -> list[IndexShardRef]:

@@ -9,8 +9,8 @@
    up to the budget.
 4. The published figure is the last measurement. If it falls short at the budget, the answer says so and how
    many bits to fit next; the caller fits, builds and calibrates again, at most three times.
-5. The same search on 200 of those queries over random tenths, hundredths and half hundredths of the rows:
-   the recall that filters will see.
+5. The same search on 200 of those queries over a random half, tenth, hundredth and half hundredth of the
+   rows, as a filter leaves them: C grows there until the recall is met, for such searches only.
 
 Under 1,000 live rows nothing is measured: search is exact there and its recall is 1. The same holds up to
 20,000 rows where the catalog has too few rows outside the fit sample to prove the target.
@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.errors import UsageError
 from pipeline.index.arrays import Float32Array, FloatArray, KeyArray, VectorArray
 from pipeline.index.bootstrap import Bootstrap, Interval, queries_needed
-from pipeline.index.calibration import REPORTED_K, Calibration
+from pipeline.index.calibration import GATHERED_ROWS, REPORTED_K, Calibration, FilteredPoint
 from pipeline.index.choose import Asked, choose_flat, choose_lists
 from pipeline.index.encoder import Encoder
 from pipeline.index.exact import nearest
@@ -38,8 +38,9 @@ EXACT_BELOW = 1_000
 CHEAP_BELOW = 20_000
 """Up to here exact search costs a millisecond or two: better than a recall nobody can prove."""
 MAX_REFITS = 3
-SELECTIVITIES = (0.1, 0.01, 0.005)
+SELECTIVITIES = (0.5, 0.1, 0.01, 0.005)
 _FILTERED_QUERIES = 200
+_ALL_FOUND = Interval(mean=1.0, low=1.0, high=1.0)
 _GROWTH = 1.25
 _MOST_PROBES = 4
 
@@ -144,8 +145,8 @@ def _exact(
         form="flat" if encoder is None or encoder.n_lists is None else "lists",
         probes={},
         curve=(),
-        filtered={},
-        ann_recall={k: Interval(mean=1.0, low=1.0, high=1.0) for k in _ks(settings.k)},
+        filtered=(),
+        ann_recall=dict.fromkeys(_ks(settings.k), _ALL_FOUND),
     )
 
 
@@ -216,20 +217,31 @@ def _filtered(
     keys: Sequence[KeyArray],
     queries: QuerySet,
     threads: int | None,
-) -> dict[str, Interval]:
-    """Recall at k where a filter leaves a random share of the rows, through the real search."""
+) -> tuple[FilteredPoint, ...]:
+    """C and recall at k where a filter leaves a random share of the rows, through the real search.
+
+    C starts from that of the larger share and doubles until the mean recall meets the target or C the budget;
+    200 queries cannot prove a lower bound.
+    """
     queries = queries.first(_FILTERED_QUERIES)
     bootstrap = Bootstrap(len(queries), point.seed + 2)
-    found = {}
-    for selectivity in SELECTIVITIES:
-        fewer = narrowed(shards, keys, selectivity)
-        k = min(point.k, sum(shard.n_live for shard in fewer) - 1)
-        if k < 1:
+    n, found = point.candidates[point.k], []
+    for share in SELECTIVITIES:
+        fewer = narrowed(shards, keys, share)
+        n_left = sum(shard.n_live for shard in fewer)
+        if n_left <= GATHERED_ROWS:
+            found.append(FilteredPoint(share=share, candidates=None, recall=_ALL_FOUND))
             continue
-        bound = nearest(fewer, queries.xq_QD, k, excluded_QE=queries.excluded_QE).distance_QK[:, k - 1]
+        nearby = nearest(fewer, queries.xq_QD, point.k, excluded_QE=queries.excluded_QE)
+        bound = nearby.distance_QK[:, point.k - 1]
         searcher = Searcher(encoder, fewer, point, threads=threads)
-        found[str(selectivity)] = bootstrap.interval(_search_recall(searcher, queries, k, bound))
-    return found
+        while True:
+            recall = bootstrap.interval(_search_recall(searcher, queries, point.k, bound, candidates=n))
+            if recall.mean >= point.target or n >= _limit(point, point.k):
+                break
+            n = min(2 * n, _limit(point, point.k))
+        found.append(FilteredPoint(share=share, candidates=n, recall=recall))
+    return tuple(found)
 
 
 def _shortfall(draft: Calibration, measured: Interval) -> str:
@@ -240,9 +252,11 @@ def _shortfall(draft: Calibration, measured: Interval) -> str:
     )
 
 
-def _search_recall(searcher: Searcher, queries: QuerySet, k: int, bound_Q: Float32Array) -> FloatArray:
+def _search_recall(
+    searcher: Searcher, queries: QuerySet, k: int, bound_Q: Float32Array, *, candidates: int | None = None
+) -> FloatArray:
     """Share of the k results of each query that are at most as far as its exact k-th neighbour."""
-    result = searcher.search(queries.xq_QD, k, exclude_ids=queries.exclude_ids)
+    result = searcher.search(queries.xq_QD, k, candidates=candidates, exclude_ids=queries.exclude_ids)
     pairs = zip(result.distances, bound_Q.tolist(), strict=True)
     return np.array(
         [sum(distance <= bound for distance in row) / k for row, bound in pairs], dtype=np.float64

@@ -15,6 +15,9 @@ from pipeline.index.bootstrap import Interval
 
 Method: TypeAlias = Literal["exact", "hamming"]
 Form: TypeAlias = Literal["flat", "lists"]
+GATHERED_ROWS = 65_536
+"""Where a filter leaves at most so many rows, they are gathered and compared exactly."""
+_NEARLY_ALL = 0.99
 REPORTED_K = (1, 10, 100)
 
 
@@ -26,6 +29,19 @@ class CurvePoint:
     probes: int | None
     """Lists looked into; None in flat form."""
     recall: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilteredPoint:
+    """What a search needs where a filter leaves a random ``share`` of the live rows.
+
+    Neighbours are farther then, and harder to tell apart by their bits: C grows though rows are fewer.
+    """
+
+    share: float
+    candidates: int | None
+    """C at k; None where so few rows are left that all are compared."""
+    recall: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,26 +74,40 @@ class Calibration:
     curve: tuple[CurvePoint, ...]
     ann_recall: dict[int, Interval]
     """Published: mean and 95 % interval through the real search on the verification queries, for each k."""
-    filtered: dict[str, Interval]
-    """The same at k where a filter leaves a random share of the rows: that share (".005") and the recall."""
+    filtered: tuple[FilteredPoint, ...]
+    """The same at k where a filter leaves fewer rows, the largest share first."""
 
-    def candidates_for(self, k: int) -> tuple[int | None, str]:
+    def candidates_for(self, k: int, n_live: int | None = None) -> tuple[int | None, str]:
         """C for any k, and a warning where that C was not measured; (None, "") for exact search.
 
         Between calibrated k the next larger one's C serves: nearer neighbours are easier to find. Beyond the
-        largest, C grows in proportion to k.
+        largest, C grows in proportion to k. Where a filter leaves ``n_live`` rows, C grows as it did for the
+        nearest smaller share that was measured.
         """
         if self.method == "exact":
             return None, ""
+        growth = self._growth(n_live)
         larger = [measured for measured in sorted(self.candidates) if measured >= k]
         if larger:
-            return self.candidates[larger[0]], ""
+            return math.ceil(growth * self.candidates[larger[0]]), ""
         last = max(self.candidates)
-        scaled = math.ceil(self.candidates[last] * k / last)
+        scaled = math.ceil(growth * self.candidates[last] * k / last)
         warning = (
             f"recall is measured up to k = {last}; for k = {k}, {scaled} candidates are an extrapolation"
         )
         return scaled, warning
+
+    def _growth(self, n_live: int | None) -> float:
+        """How much larger C is where ``n_live`` rows are left; 1 where nearly all are."""
+        if n_live is None or n_live >= _NEARLY_ALL * self.n_live or self.k not in self.candidates:
+            return 1.0
+        growth = 1.0
+        for point in self.filtered:
+            if point.candidates is not None:
+                growth = max(growth, point.candidates / self.candidates[self.k])
+            if point.share * self.n_live <= n_live:
+                break
+        return growth
 
     def probes_for(self, k: int) -> int | None:
         """Lists to look into for any k; None in flat form. Chosen between and beyond k as C is."""
@@ -101,7 +131,7 @@ class Calibration:
             for point in self.curve
         ]
         plain["ann_recall"] = {str(k): dataclasses.asdict(found) for k, found in self.ann_recall.items()}
-        plain["filtered"] = {share: dataclasses.asdict(found) for share, found in self.filtered.items()}
+        plain["filtered"] = [dataclasses.asdict(point) for point in self.filtered]
         return plain
 
     @classmethod
@@ -123,7 +153,14 @@ class Calibration:
                     )
                     for point in plain["curve"]
                 ),
-                "filtered": {str(share): Interval(**found) for share, found in plain["filtered"].items()},
+                "filtered": tuple(
+                    FilteredPoint(
+                        share=float(point["share"]),
+                        candidates=None if point["candidates"] is None else int(point["candidates"]),
+                        recall=Interval(**point["recall"]),
+                    )
+                    for point in plain["filtered"]
+                ),
                 "ann_recall": {int(k): Interval(**found) for k, found in plain["ann_recall"].items()},
             }
             return cls(**{**plain, **changed})

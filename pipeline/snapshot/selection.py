@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.index.calibration import GATHERED_ROWS
+from pipeline.index.probes import live_rows_of_lists
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard
 from pipeline.snapshot.filter import Filter
 from pipeline.snapshot.rows import Mask
-
-GATHERED_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,8 @@ class LeftOut:
 def narrowed(searcher: Searcher, keep: Callable[[IndexShard], Mask], n_live: int | None = None) -> Searcher:
     """The same search over the live rows that ``keep`` (bool [N] of a shard) leaves.
 
-    Its candidates are those the calibration found for all rows: among fewer rows as many of them reach at
-    least as far. ``n_live`` is how many rows are left in the whole snapshot, where other processes hold some.
+    Its candidates are those the calibration found for such a share of all rows. ``n_live`` is how many
+    rows are left in the whole snapshot, where other processes hold some.
     """
     return _over(searcher, _masks(searcher, keep), n_live)
 
@@ -91,9 +92,23 @@ class Selection:
 
     def n_live(self, left_out: LeftOut | None = None, totals: Totals | None = None) -> int:
         """How many images of these shards can be found."""
-        if left_out is None:
-            return self._all.n_live if self._masks is None else _count(self._masks)
-        return _count(self._left_masks(left_out, totals))
+        return sum(shard.n_live for shard in self._shards(left_out, totals))
+
+    def live_rows_of_lists(
+        self, n_lists: int, left_out: LeftOut | None = None, totals: Totals | None = None
+    ) -> npt.NDArray[np.int64]:
+        """The same for each list of the coarse quantiser: int64 [L]."""
+        return live_rows_of_lists(self._shards(left_out, totals), n_lists)
+
+    def _shards(self, left_out: LeftOut | None, totals: Totals | None) -> Sequence[IndexShard]:
+        """The shards with what is left of them alive, before anything is gathered."""
+        if left_out is not None:
+            shards, masks = self.searcher(None, totals).shards, self._left_masks(left_out, totals)
+        elif self._masks is not None:
+            shards, masks = self._all.shards, self._masks
+        else:
+            return self._all.shards
+        return [replace(shard, alive_N=mask) for shard, mask in zip(shards, masks, strict=True)]
 
     def searcher(self, left_out: LeftOut | None = None, totals: Totals | None = None) -> Searcher:
         """The search over them. Without ``totals`` these shards are all there are."""
