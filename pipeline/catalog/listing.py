@@ -43,8 +43,8 @@ from pipeline.values import RejectReason
 STAGE = "list"
 STAGE_VERSION = 2
 FILE = "listing"
-_THREADS = 4
-_BUDGET_BYTES = 32 << 20  # what each thread holds of its file
+_THREADS = {SourceFormat.WEBDATASET: 8, SourceFormat.PARQUET: 4}  # pages of Parquet are large
+_BUDGET_BYTES = 16 << 20  # what each thread holds of its file
 
 Advance = Callable[[int, int], None]  # done, total
 
@@ -80,7 +80,7 @@ def list_catalog(
     def one(stat: ObjectStat) -> tuple[pa.Table, Receipt, int]:
         return _container(source, spec, listing.format, stat, store, cache)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(_THREADS[listing.format]) as threads:
         for done, (table, receipt, n_bytes) in enumerate(threads.map(one, listing.objects), start=1):
             tables.append(table)
             bytes_read += n_bytes
