@@ -1,12 +1,13 @@
 """The embed stage of a run: hands out the image shards that have no receipt, and keeps the books on them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import pyarrow.compute as pc
 
 from jobs.limits import limited_by, shares
+from jobs.prediction import compare, work_id
 from jobs.run import Run, worker_memory_bytes
 from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, STAGE_SECONDS, WORKERS
@@ -36,7 +37,8 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
 
     A receipt that refused images for a reason that may pass is not final: its shard is done again.
     """
-    settings = _settings(run, model)
+    settings = embed_settings(run, model)
+    work = work_id(shards, settings)
     shards, receipts = _with_receipts(run, shards, settings)
     todo = sorted(
         (number for number in range(len(shards)) if number not in receipts),
@@ -67,6 +69,9 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
             run.record_set_aside(STAGE, shard.n_images, outcome.reason)
         run.measure(IMAGES_LEFT, total - done)
         run.progress.advance(done, limited_by(run.embed_seconds))
+    run.compared = compare(run, work, total) if todo else None
+    if run.compared is not None:
+        run.events.record("compared", **asdict(run.compared))
     config_id = embed_config_id(run, model)
     ordered = [receipts[number] for number in sorted(receipts)]
     return Embedded(
@@ -78,10 +83,11 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
 
 def embed_config_id(run: Run, model: Model) -> str:
     """The digest of what tonight's vectors and rejects are known by, but for the images."""
-    return digest(_settings(run, model).config)
+    return digest(embed_settings(run, model).config)
 
 
-def _settings(run: Run, model: Model) -> EmbedSettings:
+def embed_settings(run: Run, model: Model) -> EmbedSettings:
+    """What the workers of this run are told."""
     config = run.config.embed
     return EmbedSettings(
         store_uri=run.config.store,

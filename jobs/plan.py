@@ -17,17 +17,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
+from jobs.embedding import embed_settings
 from jobs.look import Listed, look
 from jobs.models import collection_model, stored_model
 from jobs.output import print_result
+from jobs.prediction import predict, work_id
 from jobs.run import Run
 from jobs.session import open_run
-from pipeline.catalog.plan import plan_shards
 from pipeline.catalog.read import RANGE_BYTES
 from pipeline.config import PricesConfig, load_catalog
 from pipeline.embed.probe import EmbedCost, measure
 from pipeline.index.sample import seeded_order
 from pipeline.model.session import EmbeddingSession
+from pipeline.snapshot.requeue import plan_with_requeued
 from pipeline.storage.probe import prepare_store
 
 _KEYS_A_LISTING = 1000
@@ -80,7 +82,8 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
     cost = _probe(run, fresh, model.model_id, probe)
     rate = cost.images_per_s
     seconds = fresh.num_rows / rate / workers if rate else 0.0
-    requests = _requests(run, listed, n_bytes)
+    shards = plan_with_requeued(fresh, listed.requeued, run.config.embed.shard_images)
+    requests = _requests(listed, n_bytes, len(shards))
     result: dict[str, Any] = {
         "images": {
             "listed": listed.catalog.n_listed,
@@ -90,7 +93,7 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
             "why_again": listed.why_again,
             "deleted": int(listed.change.gone.sum()),
         },
-        "image_shards": len(plan_shards(fresh, run.config.embed.shard_images)),
+        "image_shards": len(shards),
         "bytes_to_read": n_bytes,
         "requests": requests,
         "probe": {
@@ -106,6 +109,7 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
         "cost": _money(run.config.prices, requests, n_bytes, seconds * workers / 3600),
         "deadline": _deadline(fresh.num_rows, cost, deadline_h),
     }
+    predict(run.store, work_id(shards, embed_settings(run, model)), rate)
     run.events.record("planned", **result)
     run.ended = "planned"
     return result
@@ -118,17 +122,16 @@ def _probe(run: Run, fresh: pa.Table, model_id: str, probe: int) -> EmbedCost:
         return measure(run.source, run.source_spec, fresh.take(pa.array(chosen)), session)
 
 
-def _requests(run: Run, listed: Listed, n_bytes: int) -> dict[str, int]:
+def _requests(listed: Listed, n_bytes: int, n_shards: int) -> dict[str, int]:
     """Requests as the readers and writers make them; on a local store they cost nothing but tell the work."""
     fresh = listed.change.fresh
     containers = pc.count_distinct(fresh.filter(pc.not_equal(fresh["container"], ""))["container"]).as_py()
     single = int(pc.sum(pc.equal(fresh["container"], "")).as_py() or 0)
     ranges = max(containers, math.ceil(n_bytes / RANGE_BYTES)) if containers else 0
-    shards = len(plan_shards(fresh, run.config.embed.shard_images))
     return {
         "list": math.ceil(listed.catalog.n_listed / _KEYS_A_LISTING),
         "get": single + ranges,
-        "put": _WRITES_A_SHARD * shards,
+        "put": _WRITES_A_SHARD * n_shards,
     }
 
 

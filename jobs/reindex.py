@@ -312,6 +312,7 @@ def summary(run: Run, night: Night) -> Mapping[str, Any]:
             **{f"ann_recall@{k}": asdict(found) for k, found in point.ann_recall.items()},
         },
         "gates": [gate.model_dump() for gate in manifest.gates],
+        "predicted": None if run.compared is None else asdict(run.compared),
         "bytes": {"read": run.bytes_read, "written": run.bytes_written},
         "seconds": run.seconds,
     }

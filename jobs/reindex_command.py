@@ -136,6 +136,8 @@ def in_words(run: Run, night: Night) -> str:
     if n_images and embed_s:
         limit = limit_in_words(run.embed_seconds, run.embed_workers)
         lines.append(f"embedded {n_images / embed_s:.0f} images/s, {limit}".removesuffix(", "))
+    if run.compared is not None:
+        lines.append(run.compared.in_words())
     if night.published:
         lines.append(
             f"published snapshot {manifest.sequence} of {manifest.collection}: {manifest.digest[:16]}"

@@ -22,6 +22,25 @@ from pipeline.telemetry import EventLog
 _SOFTWARE = ("bitsieve", "ray", "numpy", "pyarrow", "pillow", "onnxruntime", "faiss-cpu")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What the workers of a run took for its images, beside what was predicted for as many workers."""
+
+    predicted_s: float
+    actual_s: float
+    images: int
+    workers: int
+    planned: str
+
+    def in_words(self) -> str:
+        """One line for the end of a run."""
+        ratio = self.actual_s / self.predicted_s
+        return (
+            f"predicted {self.predicted_s:.1f} s on {self.workers} workers for {self.images} images, "
+            f"took {self.actual_s:.1f} s: {ratio:.2f} times the prediction"
+        )
+
+
 @dataclass(slots=True, kw_only=True)
 class Run:
     """One run of a job.
@@ -47,6 +66,7 @@ class Run:
     bytes_read: int = 0
     bytes_written: int = 0
     ended: str = ""
+    compared: Compared | None = None
     drift: Drift | None = None
 
     def __post_init__(self) -> None:

@@ -77,6 +77,11 @@ def run_progress(run_id: str) -> str:
     return f"{RUNS}{run_id}{PROGRESS}"
 
 
+def prediction(work: str) -> str:
+    """How fast somebody predicted this work to be; the newest prediction counts."""
+    return f"predictions/{work}.json"
+
+
 def run_events(run_id: str, number: int) -> str:
     """A batch of a run's events, JSON lines."""
     return f"{RUNS}{run_id}/events/{number:06d}.jsonl"

@@ -1,10 +1,14 @@
 """What ``bitsieve plan`` says, on a small catalog."""
 
+from pathlib import Path
+
 import pytest
 
 from jobs.plan import plan
+from jobs.reindex import reindex
 from jobs.session import open_run
 from pipeline.config import CatalogConfig
+from tests.support.inline_pool import InlinePool
 from tests.support.pictures import jpeg
 
 N_IMAGES = 30
@@ -65,3 +69,21 @@ def test_plan_with_prices_names_every_part_and_the_total(config):
     assert cost["requests"] == N_IMAGES + 1
     assert cost["workers"] > 0
     assert cost["total"] == pytest.approx(sum(value for name, value in cost.items() if name != "total"))
+
+
+def test_plan_is_compared_with_the_run_that_does_exactly_that_work(config):
+    predicted = planned(config)["probe"]["images_per_s_per_worker"]
+    with open_run(config, quiet=True) as run:
+        run.pool = InlinePool()
+        reindex(run)
+    assert run.compared is not None
+    assert run.compared.images == N_IMAGES + 1
+    assert run.compared.predicted_s == pytest.approx((N_IMAGES + 1) / predicted, rel=0.05)
+    assert run.compared.actual_s == pytest.approx(run.embed_seconds["wall"])
+    assert "times the prediction" in run.compared.in_words()
+    (Path(config.source) / "another.jpg").write_bytes(jpeg(40, 30, seed=99))
+    with open_run(config, quiet=True) as run:
+        run.pool = InlinePool()
+        reindex(run)
+    assert sum(run.images_now.values()) == 1
+    assert run.compared is None
