@@ -73,7 +73,7 @@ def peers(rows: int, d: int) -> dict[str, Peer]:
             name="autofaiss",
             title="autofaiss, its own choice",
             library="autofaiss_choice",
-            builds=[{"max_index_memory_usage": "16G", "current_memory_available": "16G"}],
+            builds=[{"max_index_memory_usage": "8G", "current_memory_available": "16G"}],
             searches=[{}],
             # pip takes the newest pyarrow for it, which does not load with the numpy 1 that it wants
             requirements=("autofaiss==2.18.0", "pyarrow==20.0.0"),

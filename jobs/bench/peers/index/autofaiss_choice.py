@@ -15,7 +15,7 @@ class Index(InMemory):
 
     def build(self, settings: Settings) -> Settings:
         """Chooses, trains, adds, tunes and writes in one."""
-        _, facts = build_index(
+        index, facts = build_index(
             embeddings=self.base_ND,
             index_path=str(self.folder / _FILE),
             index_infos_path=str(self.folder / _FACTS),
@@ -24,6 +24,8 @@ class Index(InMemory):
             verbose=30,
             **settings,
         )
+        if index is None:
+            raise RuntimeError("autofaiss gave up: what it said is above, usually that memory is too small")
         return {"chosen": {name: str(value) for name, value in (facts or {}).items()}}
 
     def save(self) -> None:
