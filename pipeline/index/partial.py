@@ -18,6 +18,7 @@ from pipeline.index.calibration import Calibration
 from pipeline.index.exact import nearest, place_distances
 from pipeline.index.hamming import hamming_of, nearest_codes
 from pipeline.index.order import NOWHERE, ids_at, position_in_query
+from pipeline.index.probes import LiveRows, probed_lists
 from pipeline.index.search import Searcher
 
 
@@ -33,13 +34,19 @@ class PartialResult:
 
 def candidates_of(calibration: Calibration, n_live: int, k: int) -> tuple[int | None, str]:
     """C of a search among ``n_live`` rows, and a warning; None for exact search, as `Searcher` decides."""
-    n_candidates, warning = calibration.candidates_for(k)
+    n_candidates, warning = calibration.candidates_for(k, n_live)
     if n_candidates is None or k >= n_live or n_candidates >= n_live:
         return None, ""
     return n_candidates, warning
 
 
-def search_partly(searcher: Searcher, xq_QD: Float32Array, k: int, n_candidates: int | None) -> PartialResult:
+def search_partly(
+    searcher: Searcher,
+    xq_QD: Float32Array,
+    k: int,
+    n_candidates: int | None,
+    live: LiveRows | None = None,
+) -> PartialResult:
     """What the index shards of ``searcher`` can add to the ``k`` nearest of each query.
 
     Args:
@@ -47,6 +54,7 @@ def search_partly(searcher: Searcher, xq_QD: Float32Array, k: int, n_candidates:
         xq_QD: unit queries, float32.
         k: results asked for.
         n_candidates: C of the whole snapshot; None for exact search.
+        live: the live rows of the whole snapshot, which decide the lists; None looks into all.
     """
     shards = searcher.shards
     if n_candidates is None or searcher.encoder is None:
@@ -57,7 +65,11 @@ def search_partly(searcher: Searcher, xq_QD: Float32Array, k: int, n_candidates:
     else:
         codes_QW = searcher.encoder.encode(xq_QD)
         n = max(1, min(n_candidates, searcher.n_live))
-        place_QC = nearest_codes(shards, codes_QW, n, threads=searcher.threads)
+        n_probes = None if searcher.calibration is None else searcher.calibration.probes_for(k)
+        probes_QP = None
+        if live is not None:
+            probes_QP = probed_lists(searcher.encoder, xq_QD, n_candidates, n_probes, live)
+        place_QC = nearest_codes(shards, codes_QW, n, probes_QP=probes_QP, threads=searcher.threads)
         query_M, column_M = np.nonzero(place_QC != NOWHERE)
         place_M = place_QC[query_M, column_M]
         hamming_M = hamming_of(shards, codes_QW, query_M, place_M)

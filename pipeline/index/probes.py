@@ -5,6 +5,7 @@ machine or index shards: scores are exact (`lists`), and equally near lists come
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,32 @@ from pipeline.index.arrays import Float32Array, Int32Array, IntArray
 from pipeline.index.encoder import Encoder
 from pipeline.index.lists import probe_order
 from pipeline.index.shard import IndexShard
+
+_FILTERED_BELOW = 0.9
+"""Share of the calibrated live rows below which probing makes up for the rows that a filter took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LiveRows:
+    """Live rows of the whole snapshot, whoever holds them."""
+
+    n: int
+    n_calibrated: int
+    """When the number of probes was chosen."""
+    by_list_L: IntArray
+
+
+def probed_lists(
+    encoder: Encoder, xq_QD: Float32Array, n_candidates: int, n_probes: int | None, live: LiveRows
+) -> Int32Array | None:
+    """The lists of each query, as `choose`; None for all rows: in flat form, or if all lists are probed."""
+    n_lists = encoder.n_lists
+    if n_probes is None or n_lists is None or n_probes >= n_lists:
+        return None
+    min_live = n_candidates
+    if live.n < _FILTERED_BELOW * live.n_calibrated:
+        min_live = max(min_live, -(-n_probes * live.n_calibrated // n_lists))
+    return choose(encoder, xq_QD, n_probes, live.by_list_L, min(min_live, live.n))
 
 
 def choose(

@@ -11,19 +11,17 @@ from functools import cached_property
 import numpy as np
 
 from pipeline.index import kernel
-from pipeline.index.arrays import ByteArray, Float32Array, Int32Array, IntArray
+from pipeline.index.arrays import ByteArray, Float32Array, IntArray
 from pipeline.index.encoder import Encoder
 from pipeline.index.hamming import nearest_codes
 from pipeline.index.order import Neighbours
-from pipeline.index.probes import choose, live_rows_of_lists
+from pipeline.index.probes import LiveRows, live_rows_of_lists, probed_lists
 from pipeline.index.rank import rank_candidates
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut, map_pieces
 
 _BATCH_BYTES = 1 << 28
 _BLOCK_QUERIES = 128
-_FILTERED_BELOW = 0.9
-"""Share of the calibrated live rows below which probing makes up for the rows that a filter took."""
 
 
 class Sieve:
@@ -62,7 +60,7 @@ class Sieve:
                 self._shards,
                 self._encode(xq_QD[rows]),
                 n_candidates,
-                probes_QP=self._probes(xq_QD[rows], n_candidates, n_probes),
+                probes_QP=probed_lists(self._encoder, xq_QD[rows], n_candidates, n_probes, self._live),
                 excluded_QE=None if excluded_QE is None else excluded_QE[rows],
                 threads=1 if alone else self._threads,
             )
@@ -81,15 +79,7 @@ class Sieve:
             return kernel.encode(self._encoder, xq_QD)
         return self._encoder.encode(xq_QD)
 
-    def _probes(self, xq_QD: Float32Array, n_candidates: int, n_probes: int | None) -> Int32Array | None:
-        n_lists = self._encoder.n_lists
-        if n_probes is None or n_lists is None or n_probes >= n_lists:
-            return None
-        min_live = n_candidates
-        if self._n_live < _FILTERED_BELOW * self._n_calibrated:
-            min_live = max(min_live, -(-n_probes * self._n_calibrated // n_lists))
-        return choose(self._encoder, xq_QD, n_probes, self._live_rows, min(min_live, self._n_live))
-
     @cached_property
-    def _live_rows(self) -> IntArray:
-        return live_rows_of_lists(self._shards, self._encoder.n_lists or 0)
+    def _live(self) -> LiveRows:
+        by_list_L = live_rows_of_lists(self._shards, self._encoder.n_lists or 0)
+        return LiveRows(n=self._n_live, n_calibrated=self._n_calibrated, by_list_L=by_list_L)
