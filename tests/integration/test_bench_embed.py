@@ -79,13 +79,10 @@ def test_bench_embed_from_ceph_measures_the_ceiling_on_a_copy_here(
         store.put_file(tar.name, tar)
     result = command.json(
         "bench", "embed", "--quick", "--images", f"{place}/shop", "--s3", f"{place}/scratch", "--no-peers",
-        "--set", "source", "--set", "latency", "--set", "small-objects", "--objects", 40,
+        "--set", "source", "--set", "small-objects", "--objects", 40,
     )  # fmt: skip
     assert result["images"]["on_s3"] is True
     assert result["images"]["count"] == demo.n_images
     assert [goal["name"] for goal in result["goals"]][:1] == ["ceiling_s3"]
-    for form in ("tars", "objects"):
-        assert result["latency"][form]["failures"] == []
-        assert result["latency"][form]["ratio_to_slowest_stage"] > 0
     assert result["small_objects"]["uploaded"] == 40
     assert all(rate > 0 for rate in result["small_objects"]["requests_per_s"].values())
