@@ -21,7 +21,6 @@ from jobs.bench.index.race import (
 from jobs.bench.peers_environment import PeersEnvironment, environment
 
 _QUICK_PEERS = ("flat", "ivf_flat", HNSW32)
-_CURVE = tuple({"candidates": n} for n in (20, 50, 100, 200, 500, 1_000, 2_000, 5_000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,7 @@ def best_peer(rows: Mapping[str, Row], rate: str) -> str | None:
 
 def _ours(race: Race, name: str, title: str, build: Settings) -> Runner:
     runner = our_runner(name, title)
-    prepare_ours(race, runner, {"recall": race.target, **build}, _CURVE)
+    prepare_ours(race, runner, {"recall": race.target, **build}, with_curve=name == OURS)
     return runner
 
 
@@ -78,6 +77,9 @@ def _variants(d: int) -> dict[str, tuple[str, Settings]]:
         "ours_float16": ("bitsieve, float16 second stage", {"vector_dtype": "float16"}),
         "ours_sign": ("bitsieve, the textbook's sign bits", {"recipe": "sign"}),
     }
+    found["ours_int8"] = ("bitsieve, int8 second stage", {"vector_dtype": "int8"})
+    for form in ("flat", "lists"):
+        found[f"ours_{form}"] = (f"bitsieve, {form}", {"form": form})
     for bits in (d, 2 * d, 4 * d):
         found[f"ours_{bits}_bits"] = (f"bitsieve, {bits} bits", {"bits": bits})
     return found

@@ -20,7 +20,7 @@ def measure_growth(race: Race, sizes: Sequence[int]) -> list[dict[str, Any]]:
         say(f"bench: growth: drawing {n} vectors")
         grown = replace(race, data=identity_set(folder / "data", n, k=race.k), work=folder)
         runner = our_runner("growth", f"bitsieve at {n} rows")
-        prepare_ours(grown, runner, {"recall": race.target}, ())
+        prepare_ours(grown, runner, {"recall": race.target}, with_curve=False)
         for number in range(race.rounds):
             run_round(grown, runner, f"growth, {n} rows, round {number + 1}")
         found = row(grown, runner)

@@ -19,6 +19,7 @@ from jobs.bench.peers.index import measure
 from jobs.bench.peers.index.library import Array, Settings
 from jobs.stages import calibration_settings, can_have, fit_settings
 from pipeline.config import IndexConfig
+from pipeline.index import kernel
 from pipeline.index.build import build_index_shard
 from pipeline.index.calibrate import MAX_REFITS, calibrate
 from pipeline.index.calibration import Calibration
@@ -32,14 +33,16 @@ _SHARDS = "shards.json"
 
 
 class Index:
-    """Settings of the build: any of the section index of bitsieve.toml. Of a search: ``candidates``."""
+    """Build: any of the section index of bitsieve.toml. Search: ``candidates`` and ``probes``, if any."""
 
     def __init__(self, data: Path, folder: Path, threads: int) -> None:
         self._parts = sorted((data / "parts").iterdir())
         self._folder = folder
         self._threads = threads
         self._candidates: int | None = None
+        self._probes: int | None = None
         self._searcher: Searcher | None = None
+        kernel.available()  # loads numba now: code is no index, and a peer's library is loaded by now too
 
     def prepare(self) -> None:
         """Nothing: the parts are where a night finds them."""
@@ -88,21 +91,28 @@ class Index:
         self._searcher = Searcher(encoder, self._open(encoder), calibration, threads=self._threads)
 
     def choose(self, settings: Settings) -> None:
-        """``candidates``: another C than the calibrated one, for the curve."""
-        self._candidates = settings.get("candidates")
+        """``candidates`` and ``probes``: others than the calibrated ones, for the curve."""
+        self._candidates, self._probes = settings.get("candidates"), settings.get("probes")
 
     def search(self, xq_QD: Array, k: int) -> Any:
-        """Ids and distances, as every caller of ours gets them."""
-        assert self._searcher is not None  # noqa: S101 - measure opens before it searches
-        return self._searcher.search(xq_QD, k, candidates=self._candidates)
+        """Places and distances in arrays."""
+        return self._opened().search_places(xq_QD, k, candidates=self._candidates, probes=self._probes)
 
-    def rows(self, answer: Any, k: int) -> Array:
-        """Ids are row numbers."""
-        return np.array([[*map(int, ids), *[-1] * (k - len(ids))] for ids in answer.ids], dtype=np.int64)
+    def rows(self, answer: Any, _k: int) -> Array:
+        """The ids of the places are row numbers."""
+        place_QK = answer.neighbours.place_QK
+        row_QK = np.full(place_QK.shape, -1, dtype=np.int64)
+        found_QK = place_QK >= 0
+        row_QK[found_QK] = [int(image_id) for image_id in self._opened().ids(place_QK[found_QK]).to_pylist()]
+        return row_QK
 
     def second_stage(self) -> list[Path]:
         """The vectors of every index shard."""
         return sorted(self._folder.glob("shard-*/vectors.npy"))
+
+    def _opened(self) -> Searcher:
+        assert self._searcher is not None  # noqa: S101 - measure opens before it searches
+        return self._searcher
 
     def _fit(self, config: IndexConfig, bits: int | None) -> Encoder:
         ids = pa.concat_arrays(

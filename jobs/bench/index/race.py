@@ -46,6 +46,7 @@ _OPTIONAL = (
     "calibration",
     "chosen",
 )
+_CURVE = (0.125, 0.25, 0.5, 0.75, 1.5, 2, 4, 8)
 
 Row = dict[str, Any]
 
@@ -126,11 +127,12 @@ def tune(race: Race, runner: Runner, peer: Peer) -> None:
                 break
 
 
-def prepare_ours(race: Race, runner: Runner, build: Settings, curve: Sequence[Settings]) -> None:
-    """Builds ours, whose calibration chooses the point that races; ``curve`` is measured beside it."""
+def prepare_ours(race: Race, runner: Runner, build: Settings, *, with_curve: bool) -> None:
+    """Builds ours, whose calibration chooses the point that races; other points only draw the curve."""
     found = _built(race, runner, build, 0)
     if found is not None:
-        points = _swept(race, runner, found, [{}, *curve], {"target": 2.0, "limit_s": 0.8 * race.limit_s})
+        searches = [{}, *(_around(found["calibration"], race.k) if with_curve else ())]
+        points = _swept(race, runner, found, searches, {"target": 2.0, "limit_s": 0.8 * race.limit_s})
         if points:
             runner.chosen = {**found, **points[0]}
             say(f"bench: {runner.name} {build}: as calibrated {_shown(points[0])}")
@@ -183,6 +185,18 @@ def row(race: Race, runner: Runner) -> Row:
         "tried": runner.tried,
         "failure": failures[0] if failures else ("" if runner.chosen else runner.failure),
     }
+
+
+def _around(calibration: Mapping[str, Any], k: int) -> list[Settings]:
+    """Less and more work than calibration chose: for the curve."""
+    candidates, probes = (calibration[name].get(str(k)) for name in ("candidates", "probes"))
+    if candidates is None:  # exact: nothing to vary
+        return []
+    found: list[Settings] = []
+    for factor in _CURVE:
+        point = {"candidates": max(k, round(candidates * factor))}
+        found.append(point if probes is None else {**point, "probes": max(1, round(probes * factor))})
+    return found
 
 
 def _built(race: Race, runner: Runner, build: Settings, number: int) -> Row | None:

@@ -28,7 +28,7 @@ def measure_seeds(race: Race, n_seeds: int) -> dict[str, Any]:
         )
         seeded = replace(race, data=data, work=folder)
         runner = our_runner("seed", f"seed {seed}")
-        prepare_ours(seeded, runner, {"recall": race.target, "seed": seed}, ())
+        prepare_ours(seeded, runner, {"recall": race.target, "seed": seed}, with_curve=False)
         point = runner.chosen
         if point is None:
             found.append({"seed": seed, "recall": None, "failure": runner.failure})
