@@ -25,7 +25,6 @@ from pipeline.index.order import (
     position_in_query,
     row_of,
     shard_of,
-    to_place,
 )
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut, default_threads, map_pieces
@@ -156,8 +155,7 @@ def _scan(
             if share >= len(spans):
                 continue
             within = spans[share]
-        hamming_QC, row_QC = _first_rows(shard, queries, n_asked, within, limit_Q)
-        found.append((hamming_QC, np.where(row_QC < 0, NOWHERE, to_place(number, row_QC))))
+        found.append(_first_rows(number, shard, queries, n_asked, within, limit_Q))
     if len(found) == 1:
         return found[0]
     empty = (np.empty((q1 - q0, 0), dtype=np.int32), np.empty((q1 - q0, 0), dtype=np.int64))
@@ -167,6 +165,7 @@ def _scan(
 
 
 def _first_rows(
+    number: int,
     shard: IndexShard,
     codes_QW: ByteArray,
     n: int,
@@ -175,14 +174,16 @@ def _first_rows(
 ) -> tuple[Int32Array, IntArray]:
     codes_of(shard)
     if kernel.can_scan(shard, codes_QW.shape[1]):
-        return kernel.first_rows(shard, codes_QW, n, within, limit_Q)
-    return plain.first_rows(shard, codes_QW, n, within)
+        return kernel.first_rows(number, shard, codes_QW, n, within, limit_Q)
+    return plain.first_rows(number, shard, codes_QW, n, within)
 
 
 def _side_by_side(
     pieces: Sequence[_Piece], found: Sequence[tuple[Int32Array, IntArray]], shape: tuple[int, int]
 ) -> tuple[Int32Array, IntArray]:
     """The answers of all pieces as two [Q, M] matrices, one column range per share of the rows."""
+    if len(found) == 1 and found[0][0].shape == shape:
+        return found[0]
     n_queries, width = shape
     shares = pieces[0][3] if pieces else 1
     hamming_QM = np.empty((n_queries, width * shares), dtype=np.int32)

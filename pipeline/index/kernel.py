@@ -5,8 +5,10 @@ it `plain` does the same with Faiss and numpy: slower, and equal to the last tie
 """
 
 import sys
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,9 +21,8 @@ from pipeline.index.shard import IndexShard
 
 _WORD = 8
 _GROUP = 8  # codes compared at a time: the kernel reads no shard with fewer rows
-_ROOM = 4  # kept rows per row asked for; below 2 the buffer would be cleaned up all the time
 _MAX_ROWS = 1 << 31
-_KINDS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.uint16)}
+_KINDS = {"float32": np.empty(0, dtype=np.float32), "float16": np.empty(0, dtype=np.uint16)}
 
 
 @cache
@@ -40,6 +41,7 @@ def can_scan(shard: IndexShard, width: int) -> bool:
 
 
 def first_rows(
+    number: int,
     shard: IndexShard,
     codes_QW: ByteArray,
     n: int,
@@ -49,40 +51,13 @@ def first_rows(
     """As `plain.first_rows`, without rows beyond ``limit_Q``; the limit falls to the n-th distance."""
     from pipeline.index import kernel_scan
 
-    assert shard.codes_NW is not None  # noqa: S101 (for the type checker)
-    n_queries, width = codes_QW.shape
-    codes_NW, live = _padded(shard)
-    near_8 = np.empty(_GROUP, dtype=np.int64)
-    codes = kernel_scan.Codes(
-        address=codes_NW.ctypes.data,
-        n_words=width // _WORD,
-        n_rows=len(codes_NW),
-        order_N=np.empty(0, dtype=np.int32) if shard.order_N is None else shard.order_N,
-        live_address=0 if live is None else live.ctypes.data,
-    )
-    room = _ROOM * n + 256
-    kept = kernel_scan.Kept(
-        n=n,
-        limit_Q=limit_Q,
-        within_Q=np.zeros(n_queries, dtype=np.int64),
-        used_Q=np.zeros(n_queries, dtype=np.int64),
-        last_rank_Q=np.full(n_queries, kernel_scan.ANY_RANK),
-        counts_QH=np.zeros((n_queries, width * 8 + 1), dtype=np.int32),
-        hamming_QX=np.empty((n_queries, room), dtype=np.int32),
-        row_QX=np.empty((n_queries, room), dtype=np.int32),
-        keys_X=np.empty(room, dtype=np.int64),
-        near_8=near_8,
-        near_address=near_8.ctypes.data,
-    )
+    view = _view(shard)
+    codes = kernel_scan.Codes(view.codes, codes_QW.shape[1] // _WORD, view.n_rows, view.order, view.live)
+    address, place = _address(codes_QW), number << ROW_BITS
     if isinstance(within, tuple):
-        kernel_scan.scan_range(codes, codes_QW.ctypes.data, *within, kept)
-    else:
-        assert shard.offsets_L is not None  # noqa: S101 (for the type checker)
-        kernel_scan.scan_lists(codes, codes_QW.ctypes.data, shard.offsets_L, within, kept)
-    hamming_QC = np.empty((n_queries, n), dtype=np.int32)
-    row_QC = np.empty((n_queries, n), dtype=np.int64)
-    kernel_scan.finish(codes, kept, hamming_QC, row_QC)
-    return hamming_QC, row_QC
+        return kernel_scan.first_rows(codes, address, n, *within, limit_Q, place)
+    assert shard.offsets_L is not None  # noqa: S101 (for the type checker)
+    return kernel_scan.first_rows_of_lists(codes, address, n, shard.offsets_L, within, limit_Q, place)
 
 
 def encode(encoder: Encoder, xq_QD: Float32Array) -> ByteArray:
@@ -125,20 +100,15 @@ def rank(
     from pipeline.index import kernel_rank
 
     n_queries, d = xq_QD.shape
-    kind = shards[0].vectors_ND.dtype.name
-    vectors = kernel_rank.Vectors(_addresses(shards, "vectors_ND"), np.empty(0, dtype=_KINDS[kind]), d)
-    ranks = kernel_rank.Ranks(_addresses(shards, "order_N"), ROW_BITS)
+    views = [_view(shard) for shard in shards]
+    kind = _KINDS[shards[0].vectors_ND.dtype.name]
+    vectors = kernel_rank.Vectors(np.array([view.vectors for view in views]), kind, d)
+    ranks = kernel_rank.Ranks(np.array([view.order for view in views]), ROW_BITS)
     place_QK = np.empty((n_queries, k), dtype=np.int64)
     distance_QK = np.empty((n_queries, k), dtype=np.float32)
     tied_Q = np.empty(n_queries, dtype=np.bool_)
     kernel_rank.rank(vectors, ranks, xq_QD, place_QC, margin, place_QK, distance_QK, tied_Q)
     return place_QK, distance_QK, tied_Q
-
-
-def _addresses(shards: tuple[IndexShard, ...], name: str) -> IntArray:
-    """Where each shard's array begins; 0 for none."""
-    arrays = [getattr(shard, name) for shard in shards]
-    return np.array([0 if array is None else array.ctypes.data for array in arrays], dtype=np.int64)
 
 
 @lru_cache(maxsize=8)
@@ -148,12 +118,42 @@ def _integer_centroids(encoder: Encoder) -> tuple[Any, IntArray]:
     return centroids_LD, np.square(centroids_LD, dtype=np.int64).sum(axis=1)
 
 
-def _padded(shard: IndexShard) -> tuple[ByteArray, ByteArray | None]:
-    """Codes of at least eight rows, and the bitmap of live rows with eight bytes to spare."""
-    assert shard.codes_NW is not None  # noqa: S101 (for the type checker)
-    if shard.n_rows >= _GROUP:
-        return shard.codes_NW, shard.live_bitmap
-    codes_NW = np.zeros((_GROUP, shard.codes_NW.shape[1]), dtype=np.uint8)
-    codes_NW[: shard.n_rows] = shard.codes_NW
-    alive_N = np.ones(shard.n_rows, dtype=np.bool_) if shard.alive_N is None else shard.alive_N
-    return codes_NW, np.pad(np.packbits(alive_N, bitorder="little"), (0, _GROUP))
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """Where the arrays of an index shard begin, 0 for none; computed once, for a query costs no more."""
+
+    codes: int
+    n_rows: int
+    """At least eight; rows beyond those of the shard are not alive."""
+    live: int
+    order: int
+    vectors: int
+    owners: tuple[Any, ...]
+    """Arrays made for the view. The shard's own live as long as the shard, by which the view is found."""
+
+
+_views: WeakKeyDictionary[IndexShard, _View] = WeakKeyDictionary()
+
+
+def _view(shard: IndexShard) -> _View:
+    found = _views.get(shard)
+    if found is None:
+        codes_NW, live = shard.codes_NW, shard.live_bitmap
+        if codes_NW is not None and shard.n_rows < _GROUP:
+            codes_NW = np.pad(codes_NW, ((0, _GROUP - shard.n_rows), (0, 0)))
+            alive_N = np.ones(shard.n_rows, dtype=np.bool_) if shard.alive_N is None else shard.alive_N
+            live = np.pad(np.packbits(alive_N, bitorder="little"), (0, _GROUP))
+        found = _View(
+            codes=_address(codes_NW),
+            n_rows=max(shard.n_rows, _GROUP),
+            live=_address(live),
+            order=_address(shard.order_N),
+            vectors=_address(shard.vectors_ND),
+            owners=(codes_NW, live),
+        )
+        _views[shard] = found
+    return found
+
+
+def _address(array: Any) -> int:
+    return 0 if array is None else int(array.__array_interface__["data"][0])

@@ -17,7 +17,8 @@ from pipeline.index.arrays import Int32Array, IntArray
 from pipeline.index.kernel_jit import cgutils, intrinsic, ir, jit, types
 from pipeline.index.kernel_sort import smallest_first
 
-ANY_RANK = 1 << 62
+_ANY_RANK = 1 << 62
+_ROOM = 4  # kept rows per row asked for; below 2 the buffer would be cleaned up all the time
 _BLOCK_BYTES = 1 << 18  # codes that stay in a core's cache while all queries of a piece pass over them
 
 
@@ -27,8 +28,8 @@ class Codes(NamedTuple):
     address: int
     n_words: int
     n_rows: int
-    order_N: Int32Array
-    """Rank of each row's id; empty where the row number is that rank."""
+    order_address: int
+    """Ranks of the rows' ids, int32; 0 where the row number is that rank."""
     live_address: int
     """Bitmap of live rows, little-endian, 8 bytes longer than needed; 0 where all are live."""
 
@@ -51,13 +52,61 @@ class Kept(NamedTuple):
     keys_X: IntArray
     near_8: IntArray
     """Scratch: distances of the eight codes compared last."""
-    near_address: int
+    near_address: Any
 
 
 @jit
-def scan_range(codes: Codes, query_address: int, first: int, last: int, kept: Kept) -> None:
+def first_rows(
+    codes: Codes, query_address: int, n: int, first: int, last: int, limit_Q: IntArray, place: int
+) -> tuple[Int32Array, IntArray]:
+    """The first n rows of [first, last) of every query, in no order: distances, and rows plus ``place``.
+
+    Rows beyond ``limit_Q`` are left out; it falls to the n-th distance. -1 follows the last row.
+    """
+    kept = _nothing_kept(n, codes.n_words, limit_Q)
+    _scan_range(codes, query_address, first, last, kept)
+    return _finish(codes, kept, place)
+
+
+@jit
+def first_rows_of_lists(
+    codes: Codes,
+    query_address: int,
+    n: int,
+    offsets_L: IntArray,
+    probes_QP: Int32Array,
+    limit_Q: IntArray,
+    place: int,
+) -> tuple[Int32Array, IntArray]:
+    """As `first_rows`, of the rows in the lists that each query probes."""
+    kept = _nothing_kept(n, codes.n_words, limit_Q)
+    _scan_lists(codes, query_address, offsets_L, probes_QP, kept)
+    return _finish(codes, kept, place)
+
+
+@jit
+def _nothing_kept(n: int, n_words: int, limit_Q: IntArray) -> Kept:
+    n_queries, room = len(limit_Q), _ROOM * n + 256
+    near_8 = np.empty(8, dtype=np.int64)
+    return Kept(
+        n,
+        limit_Q,
+        np.zeros(n_queries, dtype=np.int64),
+        np.zeros(n_queries, dtype=np.int64),
+        np.full(n_queries, _ANY_RANK),
+        np.zeros((n_queries, n_words * 64 + 1), dtype=np.int32),
+        np.empty((n_queries, room), dtype=np.int32),
+        np.empty((n_queries, room), dtype=np.int32),
+        np.empty(room, dtype=np.int64),
+        near_8,
+        np.int64(near_8.ctypes.data),
+    )
+
+
+@jit
+def _scan_range(codes: Codes, query_address: int, first: int, last: int, kept: Kept) -> None:
     """Scans rows [first, last) for every query, a cache-sized block at a time."""
-    ascending = len(codes.order_N) == 0
+    ascending = codes.order_address == 0
     step = max(64, _BLOCK_BYTES // (codes.n_words * 8) // 64 * 64)
     first_1, last_1 = np.empty(1, dtype=np.int64), np.empty(1, dtype=np.int64)
     for a in range(first, last, step):
@@ -67,7 +116,7 @@ def scan_range(codes: Codes, query_address: int, first: int, last: int, kept: Ke
 
 
 @jit
-def scan_lists(
+def _scan_lists(
     codes: Codes, query_address: int, offsets_L: IntArray, probes_QP: Int32Array, kept: Kept
 ) -> None:
     """Scans for every query the lists it probes, in the order they are given; -1 for none."""
@@ -83,17 +132,19 @@ def scan_lists(
 
 
 @jit
-def finish(codes: Codes, kept: Kept, hamming_QC: Int32Array, row_QC: IntArray) -> None:
-    """Writes each query's first n rows, in no order, and -1 after them."""
-    for q in range(len(kept.limit_Q)):
+def _finish(codes: Codes, kept: Kept, place: int) -> tuple[Int32Array, IntArray]:
+    n_queries = len(kept.limit_Q)
+    hamming_QC = np.empty((n_queries, kept.n), dtype=np.int32)
+    place_QC = np.empty((n_queries, kept.n), dtype=np.int64)
+    for q in range(n_queries):
         _compact(codes, kept, q)
         used = kept.used_Q[q]
+        hamming_QC[q, :used] = kept.hamming_QX[q, :used]
+        hamming_QC[q, used:] = np.iinfo(np.int32).max
         for x in range(used):
-            hamming_QC[q, x] = kept.hamming_QX[q, x]
-            row_QC[q, x] = kept.row_QX[q, x]
-        for x in range(used, row_QC.shape[1]):
-            hamming_QC[q, x] = np.iinfo(np.int32).max
-            row_QC[q, x] = -1
+            place_QC[q, x] = place + kept.row_QX[q, x]
+        place_QC[q, used:] = -1
+    return hamming_QC, place_QC
 
 
 @jit
@@ -150,7 +201,7 @@ def _scan_spans(
                     within, used, last_rank = kept.within_Q[q], kept.used_Q[q], kept.last_rank_Q[q]
                 if distance > limit or (distance == limit and within >= n and ascending):
                     continue
-                if distance == limit and last_rank < ANY_RANK and _rank(codes, row) >= last_rank:
+                if distance == limit and last_rank < _ANY_RANK and _rank(codes, row) >= last_rank:
                     continue
                 hamming_X[used] = distance
                 row_X[used] = row
@@ -160,7 +211,7 @@ def _scan_spans(
                 while within - counts_H[limit] >= n:
                     within -= counts_H[limit]
                     limit -= 1
-                    last_rank = ANY_RANK
+                    last_rank = _ANY_RANK
             i += 8
     kept.limit_Q[q], kept.within_Q[q], kept.used_Q[q], kept.last_rank_Q[q] = limit, within, used, last_rank
 
@@ -193,7 +244,7 @@ def _compact(codes: Codes, kept: Kept, q: int) -> None:
 
 @jit
 def _rank(codes: Codes, row: int) -> Any:
-    return np.int64(codes.order_N[row]) if len(codes.order_N) else np.int64(row)
+    return _int32(codes.order_address, row) if codes.order_address else np.int64(row)
 
 
 @jit
@@ -374,6 +425,17 @@ def _word(typing: Any, address: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], _I64.as_pointer()), align=1)
 
     return types.uint64(types.int64), generate
+
+
+@intrinsic
+def _int32(typing: Any, address: Any, i: Any) -> Any:
+    """Element i of the int32 array at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.gep(builder.inttoptr(arguments[0], ir.IntType(32).as_pointer()), [arguments[1]])
+        return builder.sext(builder.load(pointer, align=4), _I64)
+
+    return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 
 from pipeline.index.arrays import ByteArray, Int32Array, IntArray
+from pipeline.index.order import NOWHERE, to_place
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut
 
@@ -19,14 +20,15 @@ _FAR = np.iinfo(np.int32).max
 
 
 def first_rows(
-    shard: IndexShard, codes_QW: ByteArray, n: int, within: tuple[int, int] | Int32Array
+    number: int, shard: IndexShard, codes_QW: ByteArray, n: int, within: tuple[int, int] | Int32Array
 ) -> tuple[Int32Array, IntArray]:
-    """The first n live rows of each query by (Hamming distance, image id), in any order.
+    """Distances and places of the first n live rows of each query by (Hamming, image id), in any order.
 
     Args:
+        number: of the index shard in its snapshot.
         shard: opened with its codes.
         codes_QW: the queries' codes.
-        n: fewer rows are followed by distance 2**31 - 1 and row -1.
+        n: fewer rows are followed by distance 2**31 - 1 and place -1.
         within: rows from, to (the first a multiple of 8); or for each query the lists to look into, int32
             [Q, P], -1 for none.
     """
@@ -40,12 +42,16 @@ def first_rows(
             shard.codes_NW[a:b], codes_QW, few, _selector(shard, a, b)
         )
         row_QC[row_QC >= 0] += a
-        return hamming_QC, row_QC
+        return hamming_QC, _places(number, row_QC)
     for query, code_W in enumerate(codes_QW):
         row_M = _live_rows(shard, within if isinstance(within, tuple) else within[query])
         hamming_M, row_M = _numpy_nearest(shard, code_W, row_M, n)
         hamming_QC[query, : len(row_M)], row_QC[query, : len(row_M)] = hamming_M, row_M
-    return hamming_QC, row_QC
+    return hamming_QC, _places(number, row_QC)
+
+
+def _places(number: int, row_QC: IntArray) -> IntArray:
+    return np.where(row_QC < 0, NOWHERE, to_place(number, row_QC))
 
 
 def _live_rows(shard: IndexShard, within: tuple[int, int] | Int32Array) -> IntArray:
