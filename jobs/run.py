@@ -13,12 +13,14 @@ from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.cluster.metrics import BYTES, IMAGES, TASKS, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Pool
 from pipeline.config import CatalogConfig
+from pipeline.errors import ConfigError
 from pipeline.index.balance import Drift
 from pipeline.progress import Progress
 from pipeline.storage.receipts import Receipt
 from pipeline.storage.store import ObjectStore
 from pipeline.telemetry import EventLog
 
+_CACHE_GB = 50
 _SOFTWARE = ("bitsieve", "ray", "numpy", "pyarrow", "pillow", "onnxruntime", "faiss-cpu")
 
 
@@ -168,6 +170,24 @@ def default_cache(environ: Mapping[str, str]) -> Path:
     if "BITSIEVE_CACHE" in environ:
         return Path(environ["BITSIEVE_CACHE"])
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitsieve"
+
+
+def cache_limit_bytes(environ: Mapping[str, str]) -> int:
+    """How much of downloads may stay: ``BITSIEVE_CACHE_GB``, else 50 GB.
+
+    Raises:
+        ConfigError: not a number of at least 0.
+    """
+    text = environ.get("BITSIEVE_CACHE_GB", str(_CACHE_GB))
+    try:
+        limit_gb = float(text)
+    except ValueError:
+        limit_gb = -1.0
+    if not 0 <= limit_gb < float("inf"):
+        raise ConfigError(
+            f"BITSIEVE_CACHE_GB must be a number from 0, got {text!r}", fix="as in BITSIEVE_CACHE_GB=20"
+        )
+    return int(limit_gb * 1e9)
 
 
 def software_versions() -> dict[str, str]:

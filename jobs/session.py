@@ -4,13 +4,14 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from jobs.progress import TerminalProgress
-from jobs.run import Run, cluster_options, default_cache, new_run_id, utc_now
+from jobs.run import Run, cache_limit_bytes, cluster_options, default_cache, new_run_id, utc_now
 from pipeline.allocator import use_system_allocator
 from pipeline.catalog.settle import settle_source
 from pipeline.catalog.source import SourceFormat, SourceSpec
@@ -18,8 +19,10 @@ from pipeline.cluster.ray_pool import RayPool
 from pipeline.config import COLLECTION_PATTERN, CatalogConfig
 from pipeline.errors import BitsieveError, SourceError, UsageError
 from pipeline.progress import Both, StoredProgress
+from pipeline.snapshot.contents import snapshot_files
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot
+from pipeline.storage.cache import sweep
 from pipeline.storage.open import open_existing_store, open_store
 from pipeline.telemetry import EventLog
 
@@ -40,7 +43,7 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
             config=config,
             store=store,
             source=open_store(config.read.root or config.source),
-            cache=default_cache(os.environ),
+            cache=_swept_cache(),
             pool=pool,
             progress=terminal,
             events=events,
@@ -104,10 +107,18 @@ def _check_apart(source: str, store: str) -> None:
 
 
 def open_snapshot(store_uri: str, collection: str, sequence: int | None) -> OpenSnapshot:
-    """The snapshot with this sequence, or the newest, for reading."""
+    """The snapshot with this sequence, or the newest, for reading; makes room for it in the cache folder."""
     store = open_existing_store(absolute(store_uri))
     manifest = snapshot(store, checked_collection(collection), sequence)
-    return OpenSnapshot(store=store, manifest=manifest, cache=default_cache(os.environ))
+    its_files = frozenset(file.file.sha256 for file in snapshot_files(manifest.content))
+    return OpenSnapshot(store=store, manifest=manifest, cache=_swept_cache(its_files))
+
+
+def _swept_cache(keep: frozenset[str] = frozenset()) -> Path:
+    """The cache folder, within its limit but for what is in use."""
+    cache = default_cache(os.environ)
+    sweep(cache, cache_limit_bytes(os.environ), time.time(), keep)
+    return cache
 
 
 def checked_collection(name: str) -> str:

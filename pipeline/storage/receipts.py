@@ -5,6 +5,7 @@ and a worker that was frozen and wakes up late changes nothing. A receipt whose 
 nothing: the task is to be done again, and then its receipt may be replaced (``write_receipt``).
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -102,8 +103,8 @@ def fetch(store: ObjectStore, data_file: DataFile, cache_dir: Path, *, verify: b
     """A local file with the bytes of ``data_file``, not to be written to.
 
     In a local store it is the stored file itself; else a copy in ``cache_dir`` under its sha256, which is
-    downloaded and hashed once. ``verify`` hashes also what was already on this machine. May be called by
-    many processes at once.
+    downloaded and hashed once; its time of change is that of its last use (`cache.sweep`). ``verify`` hashes
+    also what was already on this machine. May be called by many processes at once.
 
     Raises:
         DataCorrupt: the bytes are not those that were stored.
@@ -116,9 +117,19 @@ def fetch(store: ObjectStore, data_file: DataFile, cache_dir: Path, *, verify: b
         _check(stored, data_file, store, hashed=verify)
         return stored
     cached = cache_dir / data_file.sha256
-    if not _is_cached(cached, data_file, hashed=verify):
+    if not (_is_cached(cached, data_file, hashed=verify) and _mark_used(cached)):
         _download(store, data_file, cached)
     return cached
+
+
+def _mark_used(cached: Path) -> bool:
+    """False if it was swept in this moment; somebody else's file may be used without being marked."""
+    with contextlib.suppress(PermissionError):
+        try:
+            os.utime(cached)
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def _is_cached(cached: Path, data_file: DataFile, *, hashed: bool) -> bool:
