@@ -18,9 +18,12 @@
 - ``shard``      those files, mapped and checked
 - ``order``      (distance, image id): the one order every stage uses, so that sharding never shows
 - ``threads``    the pieces of a scan over all cores
-- ``hamming``    first stage
+- ``probes``     which lists a query looks into
+- ``hamming``    first stage, by ``kernel`` (compiled, extra ``kernel``) or ``plain`` (Faiss and numpy)
 - ``exact``      exact distances, and brute force search
-- ``search``     both stages as one call
+- ``rank``       second stage, by ``kernel`` or numpy
+- ``sieve``      both stages for a batch of queries
+- ``search``     what a caller may ask, and the answer
 - ``calibration``  what calibrating found, as the manifest stores it
 - ``bootstrap``  the uncertainty of a mean over queries
 - ``queries``    which rows or vectors measure the index
