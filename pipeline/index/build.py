@@ -3,7 +3,7 @@
 1. Read the ids of all parts; sort rows by (image id in UTF-8 bytes, part, row).
 2. In lists form, stream the embeddings once to find every row's list, and sort rows by (list, rank of id).
 3. Stream the embeddings by bounded batches; check each; put vector and code where the row belongs, in mapped
-   files whose pages are given up after every batch.
+   files whose pages are given up whenever they could be half a GiB.
 
 Memory holds the ids of the shard, a few numbers a row, and one batch of vectors. The same parts and encoder
 give the same bytes. Codes and lists are made from the vectors *as stored* (float16 rounding included), so
@@ -34,6 +34,9 @@ VectorDtype: TypeAlias = Literal["float32", "float16", "int8"]
 """``int8`` is float16 with rough int8 vectors beside it."""
 NORM_TOLERANCE = 1e-3
 _BATCH_ROWS = 16_384
+_PAGE_BYTES = 4_096
+_RESIDENT_BYTES = 1 << 29
+"""Pages of the files that may be resident before they are given up: rows are written in random order."""
 _SUM_GRID = 2.0**20
 _FILE_NAMES: dict[ShardFile, str] = {
     "codes": "codes.faiss",
@@ -108,6 +111,7 @@ def build_index_shard(
         np.save(path_of["order"], rows["rank"].to_numpy())
         rows = rows.drop_columns("rank")
     target_of = _targets(rows, len(parts))
+    touched = 0
     ones_B, sum_D = np.zeros(encoder.bits, dtype=np.int64), np.zeros(encoder.d)
     with ExitStack() as files:
         arrays = _create(files, path_of, len(rows), encoder, vector_dtype)
@@ -120,8 +124,11 @@ def build_index_shard(
                 arrays["int8"].array[target_N], arrays["scales"].array[target_N] = to_int8(stored_ND)
             ones_B += count_ones(codes_NW)
             sum_D += stored_ND.sum(axis=0, dtype=np.float64)
-            for array in arrays.values():
-                array.release()
+            touched += len(stored_ND) * max(_PAGE_BYTES, stored_ND[:1].nbytes)
+            if touched > _RESIDENT_BYTES:
+                for array in arrays.values():
+                    array.release()
+                touched = 0
     with pa.OSFile(str(path_of["row_ids"]), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         writer.write_table(rows)
     of_lists: tuple[ShardFile, ...] = () if offsets_L is None else ("offsets", "order")

@@ -13,7 +13,8 @@ import numpy as np
 
 from pipeline.index.arrays import Float32Array, Int32Array, IntArray, VectorArray
 
-ITERATIONS = 10
+ITERATIONS = 5
+"""Of k-means: five more find the same neighbours with 2 to 6 % fewer probes, and double the time."""
 FLAT_BELOW = 100_000
 """Rows up to which a scan of every code costs less than finding and probing lists."""
 ROWS_PER_LIST = 64

@@ -1,7 +1,7 @@
 """Writes a large array into a mapped file in any order of rows, in bounded resident memory.
 
-The pages that were written belong to the file; `release` gives them up after every batch, and the system
-writes them out when it likes.
+The pages that were written belong to the file; `release` gives them up, and the system writes them out when
+it likes.
 """
 
 import io
