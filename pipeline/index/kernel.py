@@ -83,6 +83,23 @@ def choose_lists(
     return probes_QL[:, : kernel_encode.choose(lists, xq_QD, n_probes, min_live, probes_QL)]
 
 
+def keep_nearest(
+    shards: tuple[IndexShard, ...], xq_QD: Float32Array, place_QC: IntArray, n: int, grid: float
+) -> IntArray:
+    """As `rough.worth_reading`, for shards that all have 8-bit vectors."""
+    from pipeline.index import kernel_rough
+
+    int8 = kernel_rough.Int8(
+        np.array([_address(shard.int8_ND) for shard in shards]),
+        np.array([_address(shard.int8_scale_N) for shard in shards]),
+        ROW_BITS,
+        grid,
+    )
+    kept_QC = np.empty_like(place_QC)
+    kernel_rough.keep_nearest(int8, xq_QD, place_QC, n, kept_QC)
+    return kept_QC
+
+
 def can_rank(shards: tuple[IndexShard, ...]) -> bool:
     """Whether the second stage kernel takes these vectors: one type, rows one after the other."""
     return available() and all(

@@ -1,7 +1,8 @@
 """Second stage: the k nearest of each query's candidates by exact distance, then image id.
 
-Roughly ranked in float32, those that can be among the k best get their exact distance (`exact`). `kernel`
-does both in one pass over the vectors; without it Faiss and numpy do the same in two.
+Where 8-bit vectors are in memory, they decide which candidates go on (`rough`). Those are ranked in float32;
+the ones that can be among the k best get their exact distance (`exact`). `kernel` does both in one pass over
+the vectors; without it Faiss and numpy do the same in two.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pipeline.index import kernel
 from pipeline.index.arrays import Float32Array, IntArray, VectorArray
 from pipeline.index.exact import float32_margin, place_distances
 from pipeline.index.order import NOWHERE, Neighbours, row_of, shard_of, to_neighbours
+from pipeline.index.rough import worth_reading
 from pipeline.index.shard import IndexShard
 
 
@@ -23,6 +25,7 @@ def rank_candidates(
 
     Ties are decided by ids. Where two index shards tie, ids have to be read: that is left to numpy.
     """
+    place_QC = worth_reading(shards, xq_QD, place_QC, k)
     if not shards or not kernel.can_rank(tuple(shards)):
         return _rank_plainly(shards, xq_QD, place_QC, k)
     margin = 2 * float32_margin(xq_QD.shape[1])

@@ -11,10 +11,12 @@ from pipeline.index import kernel
 from pipeline.index.calibrate import calibrate
 from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.exact import pair_distances
+from pipeline.index.int8 import to_int8
 from pipeline.index.lists import fit_centroids, nearest_lists
 from pipeline.index.order import to_place
 from pipeline.index.probes import choose, live_rows_of_lists
 from pipeline.index.rank import rank_candidates
+from pipeline.index.rough import worth_reading
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard
 from tests.support.index_shards import open_shard, spread, unit_rows
@@ -116,3 +118,23 @@ def test_exact_distances_have_the_bits_of_pair_distances(
     plain = rank_candidates([shard], xq_QD, place_QC, 12)
     np.testing.assert_array_equal(found.place_QK, plain.place_QK)
     np.testing.assert_array_equal(found.distance_QK, plain.distance_QK)
+
+
+def test_rough_look_at_8_bit_vectors_keeps_the_same_with_and_without_kernels(
+    shards: list[IndexShard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rough = []
+    for shard in shards:
+        int8_ND, scale_N = to_int8(np.asarray(shard.vectors_ND))
+        rough.append(replace(shard, int8_ND=int8_ND, int8_scale_N=scale_N))
+    options: dict[str, Any] = {"candidates": 400, "exclude_ids": [None] * len(XQ_QD)}
+    found = Searcher(ENCODER, rough, None).search_places(XQ_QD, 10, **options)
+    place_QC = np.sort(np.random.default_rng(0).permuted(np.tile(np.arange(900), (9, 1)), axis=1)[:, :300])
+    place_QC[4, 250:] = -1
+    kept_QC = worth_reading(rough, XQ_QD[:9], place_QC, 10)
+    n_kept_Q = (kept_QC >= 0).sum(axis=1)
+    assert n_kept_Q.min() >= 100
+    assert n_kept_Q.max() < 250
+    _same(found, Searcher(ENCODER, shards, None).search_places(XQ_QD, 10, **options))
+    _without_kernel(monkeypatch)
+    np.testing.assert_array_equal(kept_QC, worth_reading(rough, XQ_QD[:9], place_QC, 10))
