@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jobs.bench.image_sets import ImageSet, members
+from jobs.bench.peers import plain
 from pipeline.catalog.listing import list_catalog
 from pipeline.catalog.plan import plan_shards
 from pipeline.catalog.read import read_images
@@ -46,14 +47,7 @@ def main() -> None:
         spawn.Process(target=_run, args=({**asked, "number": number}, ready, counts))
         for number in range(asked["processes"])
     ]
-    for worker in workers:
-        worker.start()
-    ready.wait(timeout=600)
-    started = time.perf_counter()
-    done = [counts.get() for _ in workers]
-    seconds = time.perf_counter() - started
-    for worker in workers:
-        worker.join()
+    done, seconds = plain.together(workers, ready, counts)
     n_images, cpu_s = sum(one for one, _ in done), sum(one for _, one in done)
     report = {"n_images": n_images, "seconds": seconds, "cpu_ms_per_image": 1000 * cpu_s / max(1, n_images)}
     sys.stdout.write(json.dumps(report) + "\n")

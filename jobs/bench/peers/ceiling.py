@@ -30,15 +30,8 @@ def main() -> None:
     next_image, spent = spawn.Value("i", 0), spawn.Queue()
     arguments = (asked, images, ready, next_image, spent)
     workers = [spawn.Process(target=_work, args=arguments) for _ in range(asked["processes"])]
-    for worker in workers:
-        worker.start()
-    ready.wait(timeout=_PATIENCE_S)
-    started = time.perf_counter()
-    cpu_s = sum(spent.get() for _ in workers)
-    seconds = time.perf_counter() - started
-    for worker in workers:
-        worker.join()
-    plain.report(len(images), seconds, cpu_ms_per_image=1000 * cpu_s / max(1, len(images)))
+    spent_s, seconds = plain.together(workers, ready, spent)
+    plain.report(len(images), seconds, cpu_ms_per_image=1000 * sum(spent_s) / max(1, len(images)))
 
 
 def _members(number: int, path: str) -> list[Member]:

@@ -27,15 +27,8 @@ def main() -> None:
         spawn.Process(target=_work, args=(asked, keys[number :: asked["processes"]], ready, spent))
         for number in range(asked["processes"])
     ]
-    for worker in workers:
-        worker.start()
-    ready.wait(timeout=_PATIENCE_S)
-    started = time.perf_counter()
-    cpu_s = sum(spent.get() for _ in workers)
-    seconds = time.perf_counter() - started
-    for worker in workers:
-        worker.join()
-    plain.report(len(keys), seconds, cpu_ms_per_image=1000 * cpu_s / max(1, len(keys)))
+    spent_s, seconds = plain.together(workers, ready, spent)
+    plain.report(len(keys), seconds, cpu_ms_per_image=1000 * sum(spent_s) / max(1, len(keys)))
 
 
 def _client(threads: int) -> Any:

@@ -6,6 +6,7 @@ Shapes: N images, H, W the model's sides.
 import io
 import json
 import os
+import queue
 import sys
 import tarfile
 import time
@@ -99,6 +100,37 @@ class Net:
         vectors = self._session.run([self._output], {self._input: np.stack(pixels)})[0]
         vectors = np.asarray(vectors, dtype=np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def together(workers: Sequence[Any], ready: Any, results: Any) -> tuple[list[Any], float]:
+    """What each of the processes puts into ``results``, and the seconds since all of them were ``ready``.
+
+    Exits with an error if one of them dies: the others would be waited for in vain.
+    """
+    for worker in workers:
+        worker.start()
+    while ready.n_waiting < len(workers):
+        _check_alive(workers)
+        time.sleep(0.01)
+    ready.wait()
+    started = time.perf_counter()
+    found: list[Any] = []
+    while len(found) < len(workers):
+        try:
+            found.append(results.get(timeout=1))
+        except queue.Empty:
+            _check_alive(workers)
+    seconds = time.perf_counter() - started
+    for worker in workers:
+        worker.join()
+    return found, seconds
+
+
+def _check_alive(workers: Sequence[Any]) -> None:
+    if any(worker.exitcode for worker in workers):
+        for worker in workers:
+            worker.terminate()
+        sys.exit("one of the processes died")
 
 
 def mark(asked: Spec, what: str) -> None:
