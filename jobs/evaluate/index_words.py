@@ -6,11 +6,12 @@ from typing import Any
 
 def index_in_words(result: Mapping[str, Any]) -> str:
     """The report of an index, line by line."""
+    measured = [name for name in result if name.startswith("ann_recall@")]
     lines = [
         f"snapshot {result['snapshot']}: {result['n_vectors']} vectors, method {result['method']}, "
         f"{result['n_queries']} fresh queries"
     ]
-    for name in (name for name in result if name.startswith("ann_recall@")):
+    for name in measured:
         found, k = result[name], name.partition("@")[2]
         c = result["candidates"][k]
         lines.append(f"  {name:<15} {_interval(found)}" + (f"  C = {c}" if c else ""))
@@ -20,10 +21,18 @@ def index_in_words(result: Mapping[str, Any]) -> str:
         lines.append(
             f"  {name:<15} {_interval(found)}  {share}: {one['n_matching']} vectors, {one['method']}"
         )
-    curve = [f"{p['candidates']}: {list(p.values())[-1]:.4f}" for p in result["curve"]]
+    shown = "ann_recall@10" if "ann_recall@10" in measured else measured[-1] if measured else ""
+    curve = [f"{p['candidates']}: {p[shown]:.4f}" for p in result["curve"] if shown in p]
     bits, lists, memory, speed = (result[name] for name in ("bits", "lists", "memory", "speed"))
     if curve:
         lines.append(f"  recall at C     {', '.join(curve)}")
+    probes = [f"{p['probes']}: {p[shown]:.4f}" for p in result["probe_curve"]]
+    if probes:
+        lines.append(f"  recall at lists {', '.join(probes)}")
+    lines += [
+        f"  lost at {one['k']:<7} {one['code']:.4f} to the code, {one['lists']:.4f} to the lists"
+        for one in result["lost"]
+    ]
     if bits:
         lines.append(
             f"  bits            {bits['bits']}, imbalance {bits['balance_mean']} "

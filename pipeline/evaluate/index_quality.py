@@ -44,6 +44,23 @@ class RecallPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbePoint:
+    """Mean recall at each k with ``probes`` lists looked into and the calibrated candidates."""
+
+    probes: int
+    recall: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Where recall at ``k`` goes: to the code and its C candidates, and to lists not looked into."""
+
+    k: int
+    code: float
+    lists: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FilteredRecall:
     """Recall at ``k`` among a random share of the images."""
 
@@ -83,6 +100,10 @@ class IndexQuality:
     candidates: Mapping[int, int | None]
     recall: Mapping[int, Interval]
     curve: tuple[RecallPoint, ...]
+    probe_curve: tuple[ProbePoint, ...]
+    """Empty in flat form."""
+    lost: tuple[Lost, ...]
+    """Empty for exact search, which loses nothing."""
     filters: tuple[FilteredRecall, ...]
     self_queries: tuple[SelfQueries, ...]
     speed: Speed | None
@@ -102,6 +123,11 @@ class IndexQuality:
                 {"candidates": point.candidates, **{f"ann_recall@{k}": r for k, r in point.recall.items()}}
                 for point in self.curve
             ],
+            "probe_curve": [
+                {"probes": point.probes, **{f"ann_recall@{k}": r for k, r in point.recall.items()}}
+                for point in self.probe_curve
+            ],
+            "lost": [asdict(one) for one in self.lost],
             "filters": [
                 {
                     "selectivity": one.selectivity,
@@ -151,6 +177,8 @@ def evaluate_index(
         candidates=candidates,
         recall=recall,
         curve=_curve(searcher, queries, truth_QK, ks, candidates),
+        probe_curve=_probe_curve(searcher, queries, truth_QK, ks),
+        lost=_lost(searcher, queries, truth_QK, candidates),
         filters=tuple(
             _filtered(searcher, queries, share, narrow) for share in (SELECTIVITIES if len(queries) else ())
         ),
@@ -192,6 +220,49 @@ def _curve(
             recall[k] = round(float(_recall(found.distances, truth_QK, k).mean()), 6)
         points.append(RecallPoint(candidates=n, recall=recall))
     return tuple(points)
+
+
+def _probe_curve(
+    searcher: Searcher, queries: FreshQueries, truth_QK: Float32Array, ks: Sequence[int]
+) -> tuple[ProbePoint, ...]:
+    """Mean recall with fewer and more lists than were chosen."""
+    n_lists = _n_lists(searcher)
+    chosen = {0 if searcher.calibration is None else searcher.calibration.probes_for(k) or 0 for k in ks} - {
+        0
+    }
+    if not n_lists or not chosen or not len(queries):
+        return ()
+    points = []
+    for n in sorted({2**i for i in range(n_lists.bit_length())} | chosen | {n_lists}):
+        if n <= n_lists and n <= 8 * max(chosen):
+            found = {k: searcher.search(queries.xq_QD, k, probes=n, exclude_ids=queries.ids) for k in ks}
+            recall = {
+                k: round(float(_recall(one.distances, truth_QK, k).mean()), 6) for k, one in found.items()
+            }
+            points.append(ProbePoint(probes=n, recall=recall))
+    return tuple(points)
+
+
+def _lost(
+    searcher: Searcher,
+    queries: FreshQueries,
+    truth_QK: Float32Array,
+    candidates: Mapping[int, int | None],
+) -> tuple[Lost, ...]:
+    """What is missing with all lists looked into is the code's loss, what else is missing the lists'."""
+    n_lists, lost = _n_lists(searcher), []
+    for k in (k for k, n in candidates.items() if n is not None):
+        as_it_is = searcher.search(queries.xq_QD, k, exclude_ids=queries.ids)
+        everywhere = as_it_is
+        if n_lists:
+            everywhere = searcher.search(queries.xq_QD, k, probes=n_lists, exclude_ids=queries.ids)
+        recall, full = (float(_recall(r.distances, truth_QK, k).mean()) for r in (as_it_is, everywhere))
+        lost.append(Lost(k=k, code=round(1 - full, 6), lists=round(full - recall, 6)))
+    return tuple(lost)
+
+
+def _n_lists(searcher: Searcher) -> int:
+    return 0 if searcher.encoder is None else searcher.encoder.n_lists or 0
 
 
 def _filtered(

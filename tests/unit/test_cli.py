@@ -73,7 +73,7 @@ def model(tmp_path: Path) -> Path:
         (["reindex", "photos", "more", "--store", "index"], "more"),
         (["reindex", "photos", "--store", "index", "--recall", "high"], "--recall"),
         (["reindxe", "photos"], "reindxe"),
-        (["search", "--store", "index"], "images"),
+        (["search", "--store", "index"], "queries"),
         (["search", "x.jpg", "--store", "index", "-k", "0"], "-k"),
         (["snapshots", "rollback", "--store", "index"], "--to"),
         (["snapshots", "frobnicate"], "frobnicate"),

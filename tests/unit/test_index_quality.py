@@ -70,12 +70,32 @@ def test_recall_is_the_overlap_with_brute_force(searcher: Searcher, tmp_path: Pa
         assert quality.candidates[k] == n_candidates
         (point,) = (point for point in quality.curve if point.candidates == n_candidates)
         assert point.recall[k] == pytest.approx(np.mean(hits), abs=1e-6)
+        (lost,) = (lost for lost in quality.lost if lost.k == k)
+        assert (lost.code, lost.lists) == (pytest.approx(1 - np.mean(hits), abs=1e-6), 0)
+    assert quality.probe_curve == ()
     assert 0.3 < quality.recall[10].mean < 1
     assert quality.recall[10].low < quality.recall[10].mean < quality.recall[10].high
     recalls = [point.recall[10] for point in quality.curve if 10 in point.recall]
     assert recalls == sorted(recalls)
     assert [one.recall.mean for one in quality.filters] == [1.0] * 3  # so few rows are compared exactly
     assert [(one.asked, one.found) for one in quality.self_queries] == [(64, 64)] * 2
+
+
+def test_loss_is_parted_between_code_and_lists(tmp_path: Path) -> None:
+    encoder = fit_encoder(X_ND[SAMPLE.rows_N], bits=64, n_lists=8, fit_threshold=SAMPLE.fit_threshold)
+    shards = spread(tmp_path, IDS, X_ND, encoder, (np.arange(N) % 2).tolist())
+    point = replace(calibrate(encoder, []), method="hamming", candidates={10: 100}, probes={10: 2}, n_live=N)
+    searcher = Searcher(encoder, shards, point)
+    queries = fresh_queries(searcher, 50, seed=3)
+    truth_QK, _ = neighbour_distances(searcher, queries, 10, "lists", tmp_path)
+    quality = evaluate_index(searcher, queries, truth_QK, (10,), narrowed)
+    (lost,) = quality.lost
+    recall = {point.probes: point.recall[10] for point in quality.probe_curve}
+    assert sorted(recall) == [1, 2, 4, 8]
+    assert lost.lists == pytest.approx(recall[8] - recall[2], abs=1e-5)
+    assert lost.code == pytest.approx(1 - recall[8], abs=1e-5)
+    assert quality.lists is not None
+    assert quality.lists.n_lists == 8
 
 
 def test_truth_is_found_once_for_a_snapshot(searcher: Searcher, tmp_path: Path) -> None:
