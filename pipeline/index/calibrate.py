@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.errors import UsageError
+from pipeline.errors import DataCorrupt, UsageError
 from pipeline.index.arrays import Float32Array, FloatArray, KeyArray, VectorArray
 from pipeline.index.bootstrap import Bootstrap, Interval, queries_needed
 from pipeline.index.calibration import GATHERED_ROWS, REPORTED_K, Calibration, FilteredPoint
@@ -41,6 +41,7 @@ MAX_REFITS = 3
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.005)
 _FILTERED_QUERIES = 200
 _ALL_FOUND = Interval(mean=1.0, low=1.0, high=1.0)
+_SELF_QUERIES = 8
 _GROWTH = 1.25
 _MOST_PROBES = 4
 
@@ -114,8 +115,30 @@ def calibrate(
     bootstrap = Bootstrap(len(calibration), draft.seed)
     chosen = choose(asked, encoder, shards, calibration, bootstrap, threads=threads)
     draft = replace(draft, candidates=chosen.candidates, probes=chosen.probes, curve=chosen.curve)
+    check_self_queries(Searcher(encoder, shards, draft, threads=threads))
     draft = _publish(draft, encoder, shards, verification, threads)
     return replace(draft, filtered=_filtered(draft, encoder, shards, keys, verification, threads))
+
+
+def check_self_queries(searcher: Searcher) -> None:
+    """Searches for a few stored vectors of every index shard: each must find itself, or a copy of itself.
+
+    Raises:
+        DataCorrupt: one does not; codes, vectors and lists are not of one build.
+    """
+    for number, shard in enumerate(searcher.shards):
+        rows = np.arange(shard.n_rows) if shard.alive_N is None else np.flatnonzero(shard.alive_N)
+        rows = rows[np.unique(np.linspace(0, max(len(rows) - 1, 0), _SELF_QUERIES).astype(int))[: len(rows)]]
+        if len(rows) == 0:
+            continue
+        found = searcher.search(shard.vectors_ND[rows], 1)
+        lost = [row for row, near in zip(rows.tolist(), found.distances, strict=True) if near != (0.0,)]
+        if lost:
+            raise DataCorrupt(
+                f"index shard {number}: {len(lost)} of {len(rows)} rows do not find themselves "
+                f"(first: row {lost[0]}): its files are not of one build",
+                fix="build the index shards anew with --refit",
+            )
 
 
 def default_budget(n_live: int) -> int:

@@ -1,6 +1,7 @@
 """Calibration: the C it chooses gives the recall it publishes, and catalogs of any shape have an outcome."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ IDS = [f"img{i:04d}" for i in range(N)]
 X_ND = unit_rows(N, D, seed=1, n_clusters=60)
 
 
-def _fit(x_ND: Float32Array, bits: int, ids: list[str] = IDS) -> Encoder:
+def _fit(x_ND: Float32Array, bits: int, ids: list[str] = IDS, n_lists: int | None = None) -> Encoder:
     sample = fit_sample(seeded_order(ids, 0))
-    return fit_encoder(x_ND[sample.rows_N], bits=bits, fit_threshold=sample.fit_threshold)
+    return fit_encoder(x_ND[sample.rows_N], bits=bits, n_lists=n_lists, fit_threshold=sample.fit_threshold)
 
 
 def test_calibrated_candidates_reach_the_target_on_every_row(tmp_path: Path) -> None:
@@ -81,12 +82,14 @@ def test_curve_is_a_lower_bound_of_what_search_finds_at_every_point(tmp_path: Pa
     assert (recall_at(ranks[10], N) == 1).all()
 
 
-@pytest.mark.parametrize("n_copies", [150, N])
-def test_copies_of_one_picture_do_not_spoil_calibration(n_copies: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("n_copies", "n_lists"), [(150, None), (N, None), (150, 8), (N, 8)])
+def test_copies_of_one_picture_do_not_spoil_calibration(
+    n_copies: int, n_lists: int | None, tmp_path: Path
+) -> None:
     """Placeholders: more rows at one distance than any list of neighbours shows; even the whole catalog."""
     x_ND = X_ND.copy()
     x_ND[np.random.default_rng(0).permutation(N)[:n_copies]] = x_ND[0]
-    encoder = _fit(x_ND, 512)
+    encoder = _fit(x_ND, 512, n_lists=n_lists)
     shards = spread(tmp_path, IDS, x_ND, encoder, (np.arange(N) % 2).tolist())
     calibration = calibrate(encoder, shards)
     assert calibration.met
@@ -94,10 +97,12 @@ def test_copies_of_one_picture_do_not_spoil_calibration(n_copies: int, tmp_path:
         assert calibration.candidates == {1: 1, 10: 10, 100: 100}
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 9, 999])
-def test_small_catalogs_are_searched_exactly(n: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n", "n_lists"), [(0, None), (1, None), (2, None), (9, 4), (999, None), (0, 4), (1, 4)]
+)
+def test_small_catalogs_are_searched_exactly(n: int, n_lists: int | None, tmp_path: Path) -> None:
     ids = IDS[:n]
-    encoder = _fit(X_ND[:n], 512, ids)
+    encoder = _fit(X_ND[:n], 512, ids, n_lists)
     shard = open_shard(tmp_path, ids, X_ND[:n], encoder)
     calibration = calibrate(encoder, [shard])
     assert (calibration.method, calibration.met) == ("exact", True)
@@ -175,3 +180,13 @@ def test_interval_never_claims_more_than_so_many_perfect_queries_can_show() -> N
     assert queries_needed(0.99) == 368
     assert Bootstrap(368, seed=0).interval(np.ones(368)).low >= 0.99
     assert Bootstrap(367, seed=0).interval(np.ones(367)).low < 0.99
+
+
+def test_row_that_does_not_find_itself_stops_calibration(tmp_path: Path) -> None:
+    """Vectors and codes of two builds under one name: every file is sound, and the index is wrong."""
+    encoder = _fit(X_ND, 64)
+    shard = open_shard(tmp_path, IDS, X_ND, encoder)
+    assert shard.codes_NW is not None
+    mixed = replace(shard, codes_NW=np.ascontiguousarray(~shard.codes_NW))
+    with pytest.raises(DataCorrupt, match="8 of 8 rows do not find themselves"):
+        calibrate(encoder, [mixed])

@@ -511,9 +511,39 @@ def test_reindex_other_index_settings_build_a_new_index_without_embedding(shop: 
     assert second.manifest.content.index_shards != first.manifest.content.index_shards
 
 
+def test_reindex_lists_with_int8_are_kept_and_grow_by_a_delta(shop: Collection) -> None:
+    """The catalog is too small to need them, but form, files and encoder are those that were asked for."""
+    asked = {
+        "form": "lists",
+        "lists": 4,
+        "vector_dtype": "int8",
+        "thresholds": "median",
+        "memory_budget": 1_000,
+    }
+    first = shop.night(index=asked)
+    (shard,) = first.manifest.content.index_shards
+    assert {*shard.extra} == {"offsets", "order", "int8", "scales"}
+    write_folder(shop.source, photos(30, 31))
+    second = shop.night()  # not told again
+    before, after = first.manifest.content, second.manifest.content
+    assert after.encoder == before.encoder
+    assert after.index_shards[0] == shard
+    assert [{*ref.extra} for ref in after.index_shards] == [{*shard.extra}] * 2
+    found = shop.open(second).searcher.search(shop.open(second).vectors, 1)
+    assert [ids[0] for ids in found.ids] == shop.open(second).live["image_id"].to_pylist()
+    flat = shop.night(index={**asked, "form": "flat"})
+    assert [{*ref.extra} for ref in flat.manifest.content.index_shards] == [{"int8", "scales"}]
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
-    [({"recall_at": 100, "max_candidates": 50}, "50 candidates"), ({"recipe": "sign"}, "3 dimensions")],
+    [
+        ({"recall_at": 100, "max_candidates": 50}, "50 candidates"),
+        ({"recipe": "sign"}, "3 dimensions"),
+        ({"recipe": "itq", "bits": 64}, "at most one bit per dimension"),
+        ({"bits": 512, "memory_budget": 63}, "63 bytes a vector, less than the 64 of a code"),
+        ({"vector_dtype": "int8", "memory_budget": 7}, "less than the 1 of a code and 7 of an int8 vector"),
+    ],
 )
 def test_reindex_impossible_index_settings_are_refused_before_any_work(
     index: dict[str, object], message: str, shop: Collection
