@@ -41,6 +41,23 @@ def task_key(stage: str, version: int, config: Mapping[str, Any], inputs: Sequen
     return digest({"stage": stage, "version": version, "config": dict(config), "inputs": list(inputs)})
 
 
+def sealed(document: Mapping[str, object]) -> bytes:
+    """``document`` as canonical JSON with one more field, ``seal``: the digest of all the others."""
+    return canonical_json({**document, "seal": digest(document)})
+
+
+def unsealed(document: dict[str, Any]) -> dict[str, Any]:
+    """``document`` without its seal, which must be right; one that was never sealed is returned as it is.
+
+    Raises:
+        ValueError: some field is not what was sealed.
+    """
+    plain = {name: value for name, value in document.items() if name != "seal"}
+    if "seal" in document and document["seal"] != digest(plain):
+        raise ValueError("its seal is not that of its fields: a byte of it has changed")
+    return plain
+
+
 def _stable(value: object) -> object:
     if value is None or isinstance(value, bool | int | str):
         return value

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import DataCorrupt, StoreMismatch
-from pipeline.fingerprint import canonical_json, digest, sha256_hex
+from pipeline.fingerprint import canonical_json, digest, sealed, sha256_hex, unsealed
 from pipeline.index.calibration import Calibration
 from pipeline.index.shard import ShardFile
 from pipeline.storage import layout
@@ -233,7 +233,7 @@ def save(store: ObjectStore, manifest: Manifest) -> bytes:
             if store.stat(key) is None:
                 store.put(key, data)
             document["content"][name] = {"list": key}
-    return canonical_json(document)
+    return sealed(document)
 
 
 def load(store: ObjectStore, key: str) -> Manifest:
@@ -252,6 +252,7 @@ def load(store: ObjectStore, key: str) -> Manifest:
                 f"{key} has layout {version}, this bitsieve reads up to {MANIFEST_VERSION}",
                 fix="upgrade bitsieve",
             )
+        document = unsealed(document)
         for name in ("parts", "index_shards"):
             items = document["content"][name]
             if isinstance(items, dict):

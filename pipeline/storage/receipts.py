@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataCorrupt, ObjectMissing
-from pipeline.fingerprint import canonical_json, sha256_hex
+from pipeline.fingerprint import canonical_json, sealed, sha256_hex, unsealed
 from pipeline.storage import layout
 from pipeline.storage.commit import commit
 from pipeline.storage.store import ObjectStore
@@ -74,7 +74,7 @@ def write_receipt(store: ObjectStore, receipt: Receipt) -> Receipt:
     Raises:
         OutcomeUnknown: as in ``commit``; calling again with the same receipt is safe.
     """
-    name, data = layout.receipt(receipt.stage, receipt.key), canonical_json(asdict(receipt))
+    name, data = layout.receipt(receipt.stage, receipt.key), sealed(asdict(receipt))
     if commit(store, name, data):
         return receipt
     present = read_receipt(store, receipt.stage, receipt.key)
@@ -182,7 +182,7 @@ def _sha256(path: Path) -> str:
 def _decoded(data: bytes, name: str) -> Receipt:
     """The receipt in ``data``, whose every field has the type it should; unknown fields are refused."""
     try:
-        value = json.loads(data)
+        value = unsealed(json.loads(data))
         files = {role: _decoded_file(file) for role, file in value["files"].items()}
         receipt = Receipt(**{**value, "files": files})
         if canonical_json(asdict(receipt)) != canonical_json(value):

@@ -10,6 +10,7 @@ import numpy as np
 from jobs.reindex import Night, reindex
 from jobs.run import Run
 from pipeline.config import CatalogConfig
+from pipeline.fingerprint import sealed, unsealed
 from pipeline.model.file import read_model
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.storage import layout
@@ -99,9 +100,8 @@ class Collection:
     def backdate(self, sequence: int, created: str) -> None:
         """Makes a snapshot one that was published at another time."""
         key = layout.snapshot("main", sequence)
-        document = json.loads(self.store.get(key))
-        document["created"] = created
-        self.store.put(key, json.dumps(document).encode())
+        document = unsealed(json.loads(self.store.get(key)))
+        self.store.put(key, sealed(document | {"created": created}))
 
 
 def check(collection: Collection, night: Night) -> None:

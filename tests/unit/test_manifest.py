@@ -134,6 +134,7 @@ def test_manifest_that_is_none_is_corrupt(data: bytes, tmp_path: Path) -> None:
 def test_many_faults_of_a_manifest_are_one_line(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     document = json.loads(save(store, manifest(content(*"abcdef"))))
+    del document["seal"]
     for one in document["content"]["parts"]:
         del one["config"]
     store.put(KEY, json.dumps(document).encode())
@@ -168,3 +169,13 @@ def test_content_gives_back_its_operating_point() -> None:
     body: Content = content("a")
     assert body.operating_point().to_json() == body.calibration
     assert body.operating_point().method == "exact"
+
+
+@pytest.mark.parametrize("field", ["created", "coverage", "run_id", "seal"])
+def test_manifest_whose_field_was_changed_by_hand_is_refused(tmp_path: Path, field: str) -> None:
+    store = LocalStore(tmp_path)
+    data = save(store, manifest(content("a")))
+    at = data.index(f'"{field}"'.encode()) + len(field) + 6
+    store.put(KEY, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(DataCorrupt, match="not a readable manifest"):
+        load(store, KEY)
