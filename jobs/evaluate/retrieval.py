@@ -94,7 +94,9 @@ def _index_facts(snapshot: OpenSnapshot) -> IndexFacts:
         recall=Estimate(mean=found.mean, low=found.low, high=found.high),
         n_calibration_queries=point.n_verification,
         k=point.k,
-        curve=tuple(CurvePoint(candidates=p.candidates, recall=p.recall[point.k]) for p in point.curve),
+        curve=tuple(
+            CurvePoint(candidates=p.candidates, recall=p.recall[point.k]) for p in point.curve_in_use()
+        ),
     )
 
 

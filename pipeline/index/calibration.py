@@ -117,6 +117,12 @@ class Calibration:
         last = max(self.probes)
         return self.probes[larger[0]] if larger else math.ceil(self.probes[last] * k / last)
 
+    def curve_in_use(self) -> tuple[CurvePoint, ...]:
+        """Recall against C; in lists form with the most probes on the curve up to those for k."""
+        measured = {point.probes for point in self.curve if point.probes is not None}
+        most = max((probes for probes in measured if probes <= self.probes[self.k]), default=None)
+        return tuple(point for point in self.curve if point.probes == most)
+
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers; keys of k are strings, as JSON wants them."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -46,6 +46,9 @@ def test_probes_and_candidates_reach_the_target_on_every_row(tmp_path: Path) -> 
     ]
     assert Calibration.from_json(calibration.to_json()) == calibration
     assert {point.probes for point in calibration.curve} <= {1, 2, 4, 8, 16}
+    (in_use,) = {point.probes for point in calibration.curve_in_use()}
+    assert in_use is not None
+    assert in_use <= calibration.probes[10] < 2 * in_use
 
 
 def test_lists_calibrate_the_same_for_any_sharding_and_threads(tmp_path: Path) -> None:
