@@ -65,7 +65,11 @@ class TimedPool:
         return self._pool.n_workers
 
     def run(
-        self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
+        self,
+        make_worker: Callable[[], Worker[Task, Result]],
+        tasks: Sequence[Task],
+        *,
+        deadline_s: float | None = None,
     ) -> Iterator[Done[Result] | SetAside]:
         """See ``Pool``."""
         times = StageTimes(called_s=time.perf_counter())
@@ -76,7 +80,7 @@ class TimedPool:
         if is_first:
             survived = max(1, len(tasks) // (2 * usable_cores())) if self._crash else None
             loaded = partial(_loaded, make_worker, self._marks, self._profile, survived)
-        for n_done, outcome in enumerate(self._pool.run(loaded, watched), start=1):
+        for n_done, outcome in enumerate(self._pool.run(loaded, watched, deadline_s=deadline_s), start=1):
             if n_done == len(tasks):  # the workers are there no longer when the pool has ended
                 before = watched.cpu_s
                 times.cpu_s = {

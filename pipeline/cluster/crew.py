@@ -10,6 +10,7 @@ imports this file.
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
@@ -30,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 3
 _BACKOFF_S = 2.0
 _PATIENCE_S = 30.0
+_STRAGGLER_S = 30.0
 
 
 def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> None:
@@ -99,6 +101,7 @@ class _Try:
     attempt: int
     not_before_s: float = 0.0
     careful: bool = False  # it has killed a worker before
+    begun_s: float = 0.0
 
 
 class Crew(Generic[Task, Result]):
@@ -110,6 +113,7 @@ class Crew(Generic[Task, Result]):
         tasks: Sequence[Task],
         options: ClusterOptions,
         n_workers: int,
+        deadline_s: float | None = None,
     ) -> None:
         self._make_worker = make_worker
         self._tasks = tasks
@@ -124,14 +128,19 @@ class Crew(Generic[Task, Result]):
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, _Try]] = {}
         self._starts_left = n_workers + _MAX_ATTEMPTS * len(tasks)
+        self._deadline_s = math.inf if deadline_s is None else deadline_s
+        self._slowest_s = 0.0
         self._waiting_since_s = time.monotonic()
         for _ in range(n_workers):
             self._hire()
 
     def outcomes(self) -> Iterator[Done[Result] | SetAside]:
-        """Each task's outcome as it comes."""
+        """Each task's outcome as it comes; see ``Pool.run`` for the deadline."""
         while self._todo or self._running:
             self._hand_out()
+            if self._only_stragglers():
+                _LOG.warning("event=stragglers_given_up tasks=%d", len(self._running))
+                return
             for reference in self._ready():
                 if reference in self._starting:
                     self._started(reference)
@@ -180,8 +189,18 @@ class Crew(Generic[Task, Result]):
             return
         self._idle.append(actor)
 
+    def _only_stragglers(self) -> bool:
+        """Whether the deadline is past and all that runs has had its time; the first to end always has."""
+        now = time.monotonic()
+        if now < self._deadline_s or not self._slowest_s:
+            return False
+        patience_s = max(_STRAGGLER_S, 2 * self._slowest_s)
+        return all(now - attempt.begun_s > patience_s for _, attempt in self._running.values())
+
     def _hand_out(self) -> None:
         now = time.monotonic()
+        if self._slowest_s and now + self._slowest_s > self._deadline_s:
+            self._todo.clear()
         for _ in range(len(self._todo)):
             if not self._idle:
                 return
@@ -190,6 +209,7 @@ class Crew(Generic[Task, Result]):
                 self._todo.append(attempt)
                 continue
             actor = self._idle.pop()
+            attempt.begun_s = now
             reference = actor.run.remote(self._tasks[attempt.index], attempt.careful)
             self._running[reference] = (actor, attempt)
 
@@ -205,6 +225,7 @@ class Crew(Generic[Task, Result]):
             kill(actor)
             return self._died(attempt, exc)
         self._idle.append(actor)
+        self._slowest_s = max(self._slowest_s, time.monotonic() - attempt.begun_s)
         return Done(index=attempt.index, result=result, worker=worker, peak_bytes=peak_bytes)
 
     def _failed(self, attempt: _Try, error: BitsieveError) -> None:

@@ -57,9 +57,18 @@ class Pool(Protocol):
         ...
 
     def run(
-        self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
+        self,
+        make_worker: Callable[[], Worker[Task, Result]],
+        tasks: Sequence[Task],
+        *,
+        deadline_s: float | None = None,
     ) -> Iterator[Done[Result] | SetAside]:
         """Carries out all tasks, in any order; yields each outcome as it comes.
+
+        With ``deadline_s``, seconds of ``time.monotonic``, it ends about then, tasks may be left without an
+        outcome, but not all of them: once one has ended nothing is begun that would end later, were it as
+        slow as the slowest so far. What still runs then is given up as a straggler once it has had twice as
+        long as the slowest that ended.
 
         Raises:
             BitsieveError: a task failed in a way that another try does not mend; running tasks are stopped.

@@ -68,14 +68,18 @@ class RayPool:
         return max(1, int(self._crews.resources().get(resource, 0) / share))
 
     def run(
-        self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
+        self,
+        make_worker: Callable[[], Worker[Task, Result]],
+        tasks: Sequence[Task],
+        *,
+        deadline_s: float | None = None,
     ) -> Iterator[Done[Result] | SetAside]:
         """See ``Pool``."""
         if not tasks:
             return
         self._start()
         self._n_workers = min(self._wanted(), len(tasks))
-        crew = self._crews.Crew(make_worker, tasks, self.options, self._n_workers)
+        crew = self._crews.Crew(make_worker, tasks, self.options, self._n_workers, deadline_s)
         try:
             yield from crew.outcomes()
         finally:

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,12 @@ def test_a_foreign_error_is_a_worker_error_and_not_retried(pool: RayPool, tmp_pa
     with pytest.raises(WorkerError, match="ZeroDivisionError"):
         list(pool.run(Fails, [Task("bug", tmp_path)]))
     assert Task("bug", tmp_path).attempts() == 1
+
+
+def test_past_the_deadline_what_runs_ends_and_nothing_is_begun(pool: RayPool) -> None:
+    done = list(pool.run(Squares, range(200), deadline_s=time.monotonic()))
+    assert 1 <= len(done) < 100
+    assert all(isinstance(outcome, Done) and outcome.result[0] == outcome.index**2 for outcome in done)
 
 
 def test_a_storage_error_is_tried_again_while_other_tasks_go_on(pool: RayPool, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A pool without processes: each call makes one worker here and hands it the tasks in turn."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,11 @@ class InlinePool:
         return min(1, len(self.n_tasks))
 
     def run(
-        self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
+        self,
+        make_worker: Callable[[], Worker[Task, Result]],
+        tasks: Sequence[Task],
+        *,
+        deadline_s: float | None = None,
     ) -> Iterator[Done[Result] | SetAside]:
         if not tasks:
             return
@@ -37,6 +42,8 @@ class InlinePool:
         self.tasks.append(tasks)
         worker = make_worker()
         for index in reversed(range(len(tasks))):
+            if deadline_s is not None and index < len(tasks) - 1 and time.monotonic() > deadline_s:
+                return
             if index in deadly:
                 yield SetAside(index=index, attempts=3, reason="the worker died")
             else:

@@ -197,7 +197,9 @@ class _Inline:
     started = False
     n_workers = 1
 
-    def run(self, make_worker: object, tasks: list[Task]) -> Iterator[Done[Result]]:
+    def run(
+        self, make_worker: object, tasks: list[Task], *, deadline_s: float | None = None
+    ) -> Iterator[Done[Result]]:
         worker: Worker[Task, Result] = make_worker()  # type: ignore[operator]
         for index, task in enumerate(tasks):
             yield Done(index=index, result=worker.run(task))

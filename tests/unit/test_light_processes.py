@@ -20,7 +20,7 @@ from jobs.session import open_run
 from pipeline.config import CatalogConfig
 
 class Pool:
-    def run(self, make_worker, tasks):
+    def run(self, make_worker, tasks, *, deadline_s=None):
         pool = pyarrow.default_memory_pool().backend_name
         print(len(tasks), pool, *{modules} & set(sys.modules), flush=True)
         os._exit(0)
