@@ -4,7 +4,6 @@ An HTTP request thus takes ``delay_s`` longer, however many are on their way; ba
 """
 
 import asyncio
-import contextlib
 import threading
 import time
 from types import TracebackType
@@ -53,16 +52,22 @@ class DelayProxy:
         for task in tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0))  # connections that were closed just now let go
         self._loop.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+        writers = [writer]
+        try:
             from_server, to_server = await asyncio.open_connection(*self._upstream)
+            writers.append(to_server)
             await asyncio.gather(
                 self._late(reader, to_server), _at_once(from_server, writer), return_exceptions=True
             )
-            to_server.close()
-        writer.close()
+        except (OSError, asyncio.CancelledError):
+            pass  # a side that is gone, or the end of the proxy
+        finally:
+            for one in writers:
+                one.close()
 
     async def _late(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Passes on each block ``delay_s`` after it came, without holding up the reading of the next."""

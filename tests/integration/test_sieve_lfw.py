@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from pipeline.index.arrays import Float32Array
-from pipeline.index.calibrate import calibrate
 from pipeline.index.balance import effective_dimension
+from pipeline.index.calibrate import calibrate
 from pipeline.index.encoder import Recipe, fit_encoder
 from pipeline.index.order import places_of
 from pipeline.index.queries import QuerySet
