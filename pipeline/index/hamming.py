@@ -29,7 +29,7 @@ from pipeline.index.order import (
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut, default_threads, map_pieces
 
-_MIN_SLICE_BYTES = 1 << 21  # codes that take less time than handing them to a thread
+MIN_SLICE_BYTES = 1 << 21  # codes that take less time than handing them to a thread
 _MAX_BLOCK = 128  # queries of one piece
 _BLOCK_BYTES = 1 << 25  # what they may hold while they are scanned
 _COUNT_BLOCK_ROWS = 1 << 17
@@ -128,7 +128,7 @@ def _pieces(
     if probes_QP is not None:
         n_lists = max((len(s.offsets_L) - 1 for s in shards if s.offsets_L is not None), default=1)
         scanned_bytes = scanned_bytes * probes_QP.shape[1] // max(n_lists, 1)
-    shares = min(-(-threads // max(1, len(blocks))), 1 + scanned_bytes // _MIN_SLICE_BYTES)
+    shares = min(-(-threads // max(1, len(blocks))), 1 + scanned_bytes // MIN_SLICE_BYTES)
     return [(q0, q1, share, shares) for share in range(shares) for q0, q1 in blocks]
 
 

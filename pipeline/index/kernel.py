@@ -51,13 +51,12 @@ def first_rows(
     """As `plain.first_rows`, without rows beyond ``limit_Q``; the limit falls to the n-th distance."""
     from pipeline.index import kernel_scan
 
-    view = _view(shard)
-    codes = kernel_scan.Codes(view.codes, codes_QW.shape[1] // _WORD, view.n_rows, view.order, view.live)
-    address, place = _address(codes_QW), number << ROW_BITS
+    codes = _codes(shard, codes_QW.shape[1])
+    place = number << ROW_BITS
     if isinstance(within, tuple):
-        return kernel_scan.first_rows(codes, address, n, *within, limit_Q, place)
+        return kernel_scan.first_rows(codes, codes_QW, n, *within, limit_Q, place)
     assert shard.offsets_L is not None  # noqa: S101 (for the type checker)
-    return kernel_scan.first_rows_of_lists(codes, address, n, shard.offsets_L, within, limit_Q, place)
+    return kernel_scan.first_rows_of_lists(codes, codes_QW, n, shard.offsets_L, within, limit_Q, place)
 
 
 def encode(encoder: Encoder, xq_QD: Float32Array) -> ByteArray:
@@ -66,20 +65,18 @@ def encode(encoder: Encoder, xq_QD: Float32Array) -> ByteArray:
 
     assert encoder.rotation_BD is not None  # noqa: S101 (for the type checker)
     codes_QW = np.empty((len(xq_QD), encoder.bits // 8), dtype=np.uint8)
-    bits = kernel_encode.Bits(encoder.mean_D, encoder.rotation_BD, encoder.thresholds_B, VECTOR_GRID)
-    kernel_encode.encode(bits, xq_QD, codes_QW)
+    kernel_encode.encode(_bits(encoder), xq_QD, codes_QW)
     return codes_QW
 
 
 def choose_lists(
     encoder: Encoder, xq_QD: Float32Array, n_probes: int, live_L: IntArray, min_live: int
 ) -> Int32Array:
-    """As `probes.choose`, nearest list first."""
+    """As `probes.choose`, in another order."""
     from pipeline.index import kernel_encode
 
-    centroids_LD, square_L = _integer_centroids(encoder)
-    lists = kernel_encode.Lists(centroids_LD, square_L, live_L, GRID)
-    probes_QL = np.empty((len(xq_QD), len(centroids_LD)), dtype=np.int32)
+    probes_QL = np.empty((len(xq_QD), len(live_L)), dtype=np.int32)
+    lists = _lists(encoder, live_L)
     return probes_QL[:, : kernel_encode.choose(lists, xq_QD, n_probes, min_live, probes_QL)]
 
 
@@ -117,10 +114,7 @@ def rank(
     from pipeline.index import kernel_rank
 
     n_queries, d = xq_QD.shape
-    views = [_view(shard) for shard in shards]
-    kind = _KINDS[shards[0].vectors_ND.dtype.name]
-    vectors = kernel_rank.Vectors(np.array([view.vectors for view in views]), kind, d)
-    ranks = kernel_rank.Ranks(np.array([view.order for view in views]), ROW_BITS)
+    vectors, ranks = _vectors(shards, d)
     place_QK = np.empty((n_queries, k), dtype=np.int64)
     distance_QK = np.empty((n_queries, k), dtype=np.float32)
     tied_Q = np.empty(n_queries, dtype=np.bool_)
@@ -128,10 +122,84 @@ def rank(
     return place_QK, distance_QK, tied_Q
 
 
+def can_sieve(encoder: Encoder, shards: tuple[IndexShard, ...]) -> bool:
+    """Whether both stages can be one call: one index shard that every kernel takes, no 8-bit vectors."""
+    return (
+        len(shards) == 1
+        and encoder.rotation_BD is not None
+        and shards[0].codes_NW is not None
+        and (shards[0].offsets_L is None) == (encoder.centroids_LD is None)
+        and shards[0].int8_ND is None
+        and can_scan(shards[0], encoder.bits // 8)
+        and can_rank(shards)
+    )
+
+
+def sieve(
+    encoder: Encoder,
+    shard: IndexShard,
+    xq_QD: Float32Array,
+    lists: tuple[int, IntArray, int],
+    n: int,
+    k: int,
+    margin: np.float32,
+) -> tuple[IntArray, Float32Array, BoolArray]:
+    """Both stages, as `rank`; ``lists``: probes (0 scans all rows), live rows of each list, and the least."""
+    from pipeline.index import kernel_sieve
+
+    n_probes, live_L, min_live = lists
+    vectors, ranks = _vectors((shard,), encoder.d)
+    offsets_L = live_L if shard.offsets_L is None else shard.offsets_L
+    answer: tuple[IntArray, Float32Array, BoolArray] = kernel_sieve.search(
+        _bits(encoder),
+        _lists(encoder, live_L),
+        _codes(shard, encoder.bits // 8),
+        vectors,
+        ranks,
+        offsets_L,
+        xq_QD,
+        n_probes,
+        min_live,
+        n,
+        k,
+        margin,
+    )
+    return answer
+
+
+def _bits(encoder: Encoder) -> Any:
+    from pipeline.index import kernel_encode
+
+    assert encoder.rotation_BD is not None  # noqa: S101 (for the type checker)
+    return kernel_encode.Bits(encoder.mean_D, encoder.rotation_BD, encoder.thresholds_B, VECTOR_GRID)
+
+
+def _lists(encoder: Encoder, live_L: IntArray) -> Any:
+    from pipeline.index import kernel_encode
+
+    return kernel_encode.Lists(*_integer_centroids(encoder), live_L, GRID)
+
+
+def _codes(shard: IndexShard, width: int) -> Any:
+    from pipeline.index import kernel_scan
+
+    view = _view(shard)
+    return kernel_scan.Codes(view.codes, width // _WORD, view.n_rows, view.order, view.live)
+
+
+def _vectors(shards: tuple[IndexShard, ...], d: int) -> tuple[Any, Any]:
+    from pipeline.index import kernel_rank
+
+    views = [_view(shard) for shard in shards]
+    kind = _KINDS[shards[0].vectors_ND.dtype.name]
+    vectors = kernel_rank.Vectors(np.array([view.vectors for view in views]), kind, d)
+    return vectors, kernel_rank.Ranks(np.array([view.order for view in views]), ROW_BITS)
+
+
 @lru_cache(maxsize=8)
 def _integer_centroids(encoder: Encoder) -> tuple[Any, IntArray]:
-    assert encoder.centroids_LD is not None  # noqa: S101 (for the type checker)
-    centroids_LD = np.rint(encoder.centroids_LD * np.float32(GRID)).astype(np.int16)
+    given_LD = np.empty((0, encoder.d), np.float32) if encoder.centroids_LD is None else encoder.centroids_LD
+    centroids_LD = np.rint(given_LD * np.float32(GRID)).astype(np.int16)
     return centroids_LD, np.square(centroids_LD, dtype=np.int64).sum(axis=1)
 
 

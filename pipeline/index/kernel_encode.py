@@ -12,6 +12,8 @@ from pipeline.index.arrays import ByteArray, Float32Array, FloatArray, Int32Arra
 from pipeline.index.kernel_jit import intrinsic, jit_any_order, types
 from pipeline.index.kernel_sort import smallest_first, sort_with
 
+_FIRST = 8  # lists that come before the others
+
 
 class Bits(NamedTuple):
     """What decides the bits of a vector: an `Encoder` with a rotation."""
@@ -62,10 +64,10 @@ def encode(bits: Bits, xq_QD: Float32Array, codes_QW: ByteArray) -> None:
 
 @jit_any_order
 def choose(lists: Lists, xq_QD: Float32Array, n_probes: int, min_live: int, probes_QL: Int32Array) -> int:
-    """Writes the lists each query probes, nearest first, then -1; returns the most that any query probes.
+    """Writes the lists each query probes, then -1; returns the most that any query probes.
 
-    The ``n_probes`` nearest, and more until they hold ``min_live`` live rows. Equally near lists come by
-    number.
+    The ``n_probes`` nearest, and more until they hold ``min_live`` live rows. Among equally near lists those
+    of smaller number count as nearer. The few nearest come first, so that the scan's limit falls early.
     """
     n_lists, d = lists.centroids_LD.shape
     widest = 0
@@ -91,7 +93,7 @@ def choose(lists: Lists, xq_QD: Float32Array, n_probes: int, min_live: int, prob
                 live += lists.live_L[key_L[n] & 0xFFFFFFFF]
                 n += 1
         else:
-            sort_with(key_L, list_L, n)
+            smallest_first(key_L, n, min(n, _FIRST))
         for x in range(n):
             probes_QL[q, x] = key_L[x] & 0xFFFFFFFF
         probes_QL[q, n:] = -1

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.index.arrays import Int32Array, IntArray
+from pipeline.index.arrays import ByteArray, Int32Array, IntArray
 from pipeline.index.kernel_jit import cgutils, intrinsic, ir, jit, types
 from pipeline.index.kernel_sort import smallest_first
 
@@ -57,21 +57,22 @@ class Kept(NamedTuple):
 
 @jit
 def first_rows(
-    codes: Codes, query_address: int, n: int, first: int, last: int, limit_Q: IntArray, place: int
+    codes: Codes, codes_QW: ByteArray, n: int, first: int, last: int, limit_Q: IntArray, place: int
 ) -> tuple[Int32Array, IntArray]:
     """The first n rows of [first, last) of every query, in no order: distances, and rows plus ``place``.
 
-    Rows beyond ``limit_Q`` are left out; it falls to the n-th distance. -1 follows the last row.
+    Rows beyond ``limit_Q`` are left out; it falls to the n-th distance. -1 follows the last row. Codes come
+    as an array, not as an address, which would not keep them alive.
     """
     kept = _nothing_kept(n, codes.n_words, limit_Q)
-    _scan_range(codes, query_address, first, last, kept)
+    _scan_range(codes, np.int64(codes_QW.ctypes.data), first, last, kept)
     return _finish(codes, kept, place)
 
 
 @jit
 def first_rows_of_lists(
     codes: Codes,
-    query_address: int,
+    codes_QW: ByteArray,
     n: int,
     offsets_L: IntArray,
     probes_QP: Int32Array,
@@ -80,7 +81,7 @@ def first_rows_of_lists(
 ) -> tuple[Int32Array, IntArray]:
     """As `first_rows`, of the rows in the lists that each query probes."""
     kept = _nothing_kept(n, codes.n_words, limit_Q)
-    _scan_lists(codes, query_address, offsets_L, probes_QP, kept)
+    _scan_lists(codes, np.int64(codes_QW.ctypes.data), offsets_L, probes_QP, kept)
     return _finish(codes, kept, place)
 
 
@@ -104,7 +105,7 @@ def _nothing_kept(n: int, n_words: int, limit_Q: IntArray) -> Kept:
 
 
 @jit
-def _scan_range(codes: Codes, query_address: int, first: int, last: int, kept: Kept) -> None:
+def _scan_range(codes: Codes, query_address: Any, first: int, last: int, kept: Kept) -> None:
     """Scans rows [first, last) for every query, a cache-sized block at a time."""
     ascending = codes.order_address == 0
     step = max(64, _BLOCK_BYTES // (codes.n_words * 8) // 64 * 64)
@@ -117,7 +118,7 @@ def _scan_range(codes: Codes, query_address: int, first: int, last: int, kept: K
 
 @jit
 def _scan_lists(
-    codes: Codes, query_address: int, offsets_L: IntArray, probes_QP: Int32Array, kept: Kept
+    codes: Codes, query_address: Any, offsets_L: IntArray, probes_QP: Int32Array, kept: Kept
 ) -> None:
     """Scans for every query the lists it probes, in the order they are given; -1 for none."""
     n_probes = probes_QP.shape[1]

@@ -36,16 +36,21 @@ def probed_lists(
     n_lists = encoder.n_lists
     if n_probes is None or n_lists is None or n_probes >= n_lists:
         return None
-    min_live = n_candidates
+    return choose(encoder, xq_QD, n_probes, live.by_list_L, least_live(n_candidates, n_probes, live))
+
+
+def least_live(n_candidates: int, n_probes: int, live: LiveRows) -> int:
+    """How many live rows a query must see: C, and under a filter as many as its probes held without it."""
+    least = n_candidates
     if live.n < _FILTERED_BELOW * live.n_calibrated:
-        min_live = max(min_live, -(-n_probes * live.n_calibrated // n_lists))
-    return choose(encoder, xq_QD, n_probes, live.by_list_L, min(min_live, live.n))
+        least = max(least, -(-n_probes * live.n_calibrated // len(live.by_list_L)))
+    return min(least, live.n)
 
 
 def choose(
     encoder: Encoder, xq_QD: Float32Array, n_probes: int, live_L: IntArray, min_live: int
 ) -> Int32Array:
-    """The lists of each query: int32 [Q, P], -1 after them; P is the most that any query probes.
+    """The lists of each query, in any order: int32 [Q, P], then -1; P is the most that any query probes.
 
     Args:
         encoder: of the lists form.

@@ -28,7 +28,7 @@ def rank_candidates(
     place_QC = worth_reading(shards, xq_QD, place_QC, k)
     if not shards or not kernel.can_rank(tuple(shards)):
         return _rank_plainly(shards, xq_QD, place_QC, k)
-    margin = 2 * float32_margin(xq_QD.shape[1])
+    margin = margin_of(xq_QD.shape[1])
     place_QK, distance_QK, tied_Q = kernel.rank(tuple(shards), xq_QD, place_QC, k, margin)
     tied = np.flatnonzero(tied_Q)
     if len(tied):
@@ -37,11 +37,16 @@ def rank_candidates(
     return Neighbours(place_QK=place_QK, distance_QK=distance_QK)
 
 
+def margin_of(d: int) -> np.float32:
+    """How far beyond the k-th float32 distance a row can be among the k nearest: both may be off."""
+    return np.float32(2 * float32_margin(d))
+
+
 def _rank_plainly(
     shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC: IntArray, k: int
 ) -> Neighbours:
     rough_QC = _rough_distances(shards, xq_QD, place_QC)
-    margin = 2 * float32_margin(xq_QD.shape[1])
+    margin = margin_of(xq_QD.shape[1])
     if place_QC.shape[1] > k:
         near_QC = rough_QC <= np.partition(rough_QC, k - 1, axis=1)[:, k - 1 : k] + margin
     else:

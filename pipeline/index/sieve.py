@@ -13,10 +13,10 @@ import numpy as np
 from pipeline.index import kernel
 from pipeline.index.arrays import ByteArray, Float32Array, IntArray
 from pipeline.index.encoder import Encoder
-from pipeline.index.hamming import nearest_codes
+from pipeline.index.hamming import MIN_SLICE_BYTES, nearest_codes
 from pipeline.index.order import Neighbours
-from pipeline.index.probes import LiveRows, live_rows_of_lists, probed_lists
-from pipeline.index.rank import rank_candidates
+from pipeline.index.probes import LiveRows, least_live, live_rows_of_lists, probed_lists
+from pipeline.index.rank import margin_of, rank_candidates
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut, map_pieces
 
@@ -35,6 +35,7 @@ class Sieve:
         self._shards = tuple(shards)
         self._threads = threads
         self._n_calibrated = n_calibrated
+        self._n_rows = sum(shard.n_rows for shard in shards)
         self._n_live = sum(shard.n_live for shard in shards)
 
     def search(
@@ -47,7 +48,7 @@ class Sieve:
     ) -> Neighbours:
         """The k nearest of the C candidates of each query; None probes every row."""
         n_candidates = min(n_candidates, max(self._n_live, 1))
-        per_query = 24 * (n_candidates + 1) * max(1, len(self._shards)) + 4 * (self._encoder.n_lists or 0)
+        per_query = 48 * (n_candidates + 1) * max(1, len(self._shards)) + 4 * (self._encoder.n_lists or 0)
         at_once = max(1, _BATCH_BYTES // self._threads // per_query)
         blocks = cut(len(xq_QD), -(-len(xq_QD) // min(_BLOCK_QUERIES, at_once)))
         if len(xq_QD) >= self._threads:
@@ -56,6 +57,8 @@ class Sieve:
 
         def one_block(block: tuple[int, int]) -> Neighbours:
             rows = slice(*block)
+            if excluded_QE is None and self._in_one_call and (alone or self._is_short(n_probes)):
+                return self._one_call(xq_QD[rows], k, n_candidates, n_probes)
             place_QC = nearest_codes(
                 self._shards,
                 self._encode(xq_QD[rows]),
@@ -73,6 +76,28 @@ class Sieve:
             place_QK=np.concatenate([np.empty((0, k), np.int64), *(b.place_QK for b in found)]),
             distance_QK=np.concatenate([np.empty((0, k), np.float32), *(b.distance_QK for b in found)]),
         )
+
+    @cached_property
+    def _in_one_call(self) -> bool:
+        return kernel.can_sieve(self._encoder, self._shards)
+
+    def _is_short(self, n_probes: int | None) -> bool:
+        """Whether the scan of a query is not worth a second thread."""
+        share = 1.0 if n_probes is None else n_probes / max(1, self._encoder.n_lists or 1)
+        return share * self._n_rows * self._encoder.bits / 8 < MIN_SLICE_BYTES
+
+    def _one_call(self, xq_QD: Float32Array, k: int, n_candidates: int, n_probes: int | None) -> Neighbours:
+        live = self._live
+        if n_probes is None or n_probes >= len(live.by_list_L):
+            lists = (0, live.by_list_L, 0)
+        else:
+            lists = (n_probes, live.by_list_L, least_live(n_candidates, n_probes, live))
+        margin = margin_of(self._encoder.d)
+        # With one index shard its order of rows decides every tie.
+        place_QK, distance_QK, _ = kernel.sieve(
+            self._encoder, self._shards[0], xq_QD, lists, n_candidates, k, margin
+        )
+        return Neighbours(place_QK=place_QK, distance_QK=distance_QK)
 
     def _encode(self, xq_QD: Float32Array) -> ByteArray:
         if self._encoder.rotation_BD is not None and kernel.available():

@@ -66,7 +66,7 @@ def _case(draw: st.DrawFn) -> tuple[list[IndexShard], Any, dict[str, Any], int]:
 def test_kernel_finds_the_candidates_that_faiss_and_numpy_find(case: Any, threads: int) -> None:
     shards, codes_QW, asked, n = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hamming, "_MIN_SLICE_BYTES", 64)
+        patch.setattr(hamming, "MIN_SLICE_BYTES", 64)
         compiled_QC = nearest_codes(shards, codes_QW, n, threads=threads, **asked)
         patch.setattr(kernel, "available", lambda: False)
         plain_QC = nearest_codes(shards, codes_QW, n, threads=threads, **asked)
