@@ -2,6 +2,7 @@
 
 LAYOUT_VERSION = 1
 FORMAT = "format.json"
+RECEIPTS = "receipts/"
 PROBES = "probe/"
 RUNS = "runs/"
 PROGRESS = "/progress.json"
@@ -19,7 +20,13 @@ def model(model_id: str) -> str:
 
 def receipt(stage: str, key: str) -> str:
     """The proof that a task is done, and the names of its files."""
-    return f"receipts/{stage}/{key}.json"
+    return f"{RECEIPTS}{stage}/{key}.json"
+
+
+def receipt_names(name: str) -> tuple[str, str] | None:
+    """Stage and key of the receipt under this name; None if it is none."""
+    stage, slash, key = name.removeprefix(RECEIPTS).removesuffix(".json").partition("/")
+    return (stage, key) if slash and "/" not in key and name == receipt(stage, key) else None
 
 
 def data_file(folder: str, key: str, attempt: str, suffix: str) -> str:

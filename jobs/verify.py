@@ -1,0 +1,145 @@
+"""``bitsieve verify``: the fsck. Is every byte of a snapshot what was written, and does all of it agree?"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from jobs.evaluate.pictures import source_spec
+from jobs.models import stored_model
+from jobs.output import print_result, say, visible
+from jobs.progress import TerminalProgress
+from jobs.run import default_cache, utc_now
+from jobs.session import absolute, checked_collection
+from pipeline.errors import BitsieveError, DataCorrupt, StoreMismatch, UsageError
+from pipeline.model.session import EmbeddingSession
+from pipeline.progress import Progress
+from pipeline.snapshot.findings import Finding, dependents, with_dependents
+from pipeline.snapshot.manifest import Manifest
+from pipeline.snapshot.open import OpenSnapshot
+from pipeline.snapshot.reembed import Reembedded, reembed_sample
+from pipeline.snapshot.verify import read_history, verify
+from pipeline.storage.open import open_existing_store, open_store
+from pipeline.storage.store import ObjectStore
+
+_SHOWN = 20
+
+
+def command(
+    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every snapshot that is retained.")] = False,
+    sample: Annotated[int, typer.Option(help="Images to embed again from the source.", min=0)] = 32,
+    seed: Annotated[int | None, typer.Option(help="Of the sample; today's date if absent.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Compute every code again, not a sample.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> int:
+    """The fsck: every byte, every count, ids, norms, codes, receipts, and a sample embedded again.
+
+    Example: bitsieve verify --store index/ --all --sample 100
+    """
+    if every and sequence is not None:
+        raise UsageError("--all and --snapshot exclude each other", fix="give one of them")
+    opened = open_existing_store(absolute(store))
+    history, chain = read_history(opened, checked_collection(collection))
+    chosen = _chosen(opened, history, chain, sequence, every=every)
+    with TerminalProgress() as progress:
+        found = verify(opened, chosen, default_cache(os.environ), progress, deep=deep)
+        findings = [*chain, *found.findings]
+        again = None
+        seed = int(f"{utc_now():%Y%m%d}") if seed is None else seed
+        if sample and chosen and not findings:  # else it would stumble over them
+            again = _reembed(opened, chosen[-1], progress, sample, seed)
+            findings += with_dependents(again.findings, dependents(chosen))
+    result: dict[str, Any] = {
+        "collection": collection,
+        "snapshots": list(found.sequences),
+        "files": found.n_files,
+        "bytes": found.n_bytes,
+        "rows": found.n_rows,
+        "receipts": found.n_receipts,
+        "sample": None if again is None else {**_without_findings(again), "seed": seed},
+        "findings": [asdict(finding) for finding in findings],
+    }
+    if findings:
+        error = _error(findings)
+        result["error"] = {"kind": error.kind, "message": error.message, "fix": error.fix}
+        say(f"bitsieve: {error.kind}: {error}")
+    print_result(result, in_words(result, findings), as_json=as_json)
+    return DataCorrupt.exit_code if findings else 0
+
+
+def in_words(result: dict[str, Any], findings: Sequence[Finding]) -> str:
+    """What was looked at, and the findings, one to a paragraph."""
+    sequences = ", ".join(str(sequence) for sequence in result["snapshots"])
+    lines = [
+        f"looked at snapshot {sequences} of {result['collection']}: {result['files']} files, "
+        f"{result['bytes']} bytes, {result['rows']} rows, {result['receipts']} receipts"
+    ]
+    sample = result["sample"]
+    if sample is not None:
+        lines.append(
+            f"embedded {sample['compared']} of {sample['asked']} sampled images again "
+            f"(seed {sample['seed']}; {sample['changed']} changed, {sample['gone']} gone, "
+            f"{sample['unreadable']} unreadable in the source): least cosine {sample['least_cosine']}"
+        )
+    for finding in findings[:_SHOWN]:
+        lines.append(f"{finding.flaw.value}: {visible(finding.key)}: {visible(finding.detail)}")
+        if finding.needed_by:
+            lines.append(f"    needed by {', '.join(finding.needed_by)}")
+    if len(findings) > _SHOWN:
+        lines.append(f"and {len(findings) - _SHOWN} more, see --json")
+    return "\n".join([*lines, *([] if findings else ["nothing is wrong"])])
+
+
+def _chosen(
+    store: ObjectStore,
+    history: Sequence[Manifest],
+    chain: Sequence[Finding],
+    sequence: int | None,
+    *,
+    every: bool,
+) -> list[Manifest]:
+    """The snapshots to look into; those that cannot be read are findings already."""
+    if not history and not chain:
+        raise StoreMismatch(f"there is no snapshot in {store.uri}", fix="publish one with `bitsieve reindex`")
+    if every:
+        return list(history)
+    wanted = sequence if sequence is not None else max((one.sequence for one in history), default=0)
+    chosen = [manifest for manifest in history if manifest.sequence == wanted]
+    if not chosen and not chain:
+        raise StoreMismatch(
+            f"there is no snapshot {wanted} in {store.uri}", fix="look with `bitsieve snapshots list`"
+        )
+    return chosen
+
+
+def _reembed(
+    store: ObjectStore, manifest: Manifest, progress: Progress, sample: int, seed: int
+) -> Reembedded:
+    """The sample on the CPU, whatever the vectors were computed on: they agree within the limit."""
+    progress.stage("re-embed", sample, "images")
+    cache = default_cache(os.environ)
+    model, data = stored_model(store, manifest.content.model.id)
+    session = EmbeddingSession(data, cache=cache, where=model.card.name)
+    spec = source_spec(manifest.source)
+    snapshot = OpenSnapshot(store=store, manifest=manifest, cache=cache)
+    again = reembed_sample(snapshot, session, open_store(spec.uri), spec, sample, seed)
+    progress.advance(sample)
+    return again
+
+
+def _without_findings(again: Reembedded) -> dict[str, Any]:
+    return {name: value for name, value in asdict(again).items() if name != "findings"}
+
+
+def _error(findings: Sequence[Finding]) -> BitsieveError:
+    first = findings[0]
+    others = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
+    return DataCorrupt(
+        f"{first.key}: {first.detail}{others}",
+        fix="restore the objects from a copy of the store",
+    )
