@@ -27,6 +27,7 @@ _COMMANDS = {
     "search": "jobs.search",
     "rejects": "jobs.rejects",
     "explain": "jobs.explain",
+    "export": "jobs.export",
     "verify": "jobs.verify",
 }
 _GROUPS = {

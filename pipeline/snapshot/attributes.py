@@ -51,7 +51,7 @@ def add_layer(
 ) -> list[AttributesRef]:
     """The layers after tonight's ``table``: unchanged, or with one more that holds what differs."""
     present = read_attributes(store, layers, cache)
-    delta = table.filter(pa.array(_differs(table, present)))
+    delta = table.filter(pa.array(differing(table, present)))
     if delta.num_rows == 0 and layers:
         return list(layers)
     if len(layers) >= MAX_LAYERS:
@@ -74,7 +74,7 @@ def _write(store: ObjectStore, table: pa.Table) -> AttributesRef:
     return AttributesRef(key=key, rows=table.num_rows, file=receipt.files["table"])
 
 
-def _differs(table: pa.Table, present: pa.Table) -> npt.NDArray[np.bool_]:
+def differing(table: pa.Table, present: pa.Table) -> npt.NDArray[np.bool_]:
     """Which rows of ``table`` are not in ``present`` with the same values."""
     where = pc.index_in(table["image_id"], value_set=present["image_id"].combine_chunks())
     differs = pc.is_null(where)
