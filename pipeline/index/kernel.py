@@ -135,34 +135,48 @@ def can_sieve(encoder: Encoder, shards: tuple[IndexShard, ...]) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """What both stages in one call read, gathered once for all searches of a snapshot."""
+
+    bits: Any
+    lists: Any
+    codes: Any
+    vectors: Any
+    ranks: Any
+    offsets_L: IntArray
+    shard: IndexShard
+    """Owns what the others point into."""
+
+
+def prepare(encoder: Encoder, shard: IndexShard, live_L: IntArray) -> Prepared:
+    """For a snapshot that `can_sieve`; ``live_L``: live rows of each list."""
+    vectors, ranks = _vectors((shard,), encoder.d)
+    return Prepared(
+        bits=_bits(encoder),
+        lists=_lists(encoder, live_L),
+        codes=_codes(shard, encoder.bits // 8),
+        vectors=vectors,
+        ranks=ranks,
+        offsets_L=live_L if shard.offsets_L is None else shard.offsets_L,
+        shard=shard,
+    )
+
+
 def sieve(
-    encoder: Encoder,
-    shard: IndexShard,
+    given: Prepared,
     xq_QD: Float32Array,
-    lists: tuple[int, IntArray, int],
+    probed: tuple[int, int],
     n: int,
     k: int,
     margin: np.float32,
 ) -> tuple[IntArray, Float32Array, BoolArray]:
-    """Both stages, as `rank`; ``lists``: probes (0 scans all rows), live rows of each list, and the least."""
+    """Both stages, as `rank`; ``probed``: lists (0 scans all rows) and the least live rows in them."""
     from pipeline.index import kernel_sieve
 
-    n_probes, live_L, min_live = lists
-    vectors, ranks = _vectors((shard,), encoder.d)
-    offsets_L = live_L if shard.offsets_L is None else shard.offsets_L
+    stages = (given.bits, given.lists, given.codes, given.vectors, given.ranks, given.offsets_L)
     answer: tuple[IntArray, Float32Array, BoolArray] = kernel_sieve.search(
-        _bits(encoder),
-        _lists(encoder, live_L),
-        _codes(shard, encoder.bits // 8),
-        vectors,
-        ranks,
-        offsets_L,
-        xq_QD,
-        n_probes,
-        min_live,
-        n,
-        k,
-        margin,
+        *stages, xq_QD, *probed, n, k, margin
     )
     return answer
 

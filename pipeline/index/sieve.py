@@ -81,22 +81,22 @@ class Sieve:
     def _in_one_call(self) -> bool:
         return kernel.can_sieve(self._encoder, self._shards)
 
+    @cached_property
+    def _prepared(self) -> kernel.Prepared:
+        return kernel.prepare(self._encoder, self._shards[0], self._live.by_list_L)
+
     def _is_short(self, n_probes: int | None) -> bool:
         """Whether the scan of a query is not worth a second thread."""
         share = 1.0 if n_probes is None else n_probes / max(1, self._encoder.n_lists or 1)
         return share * self._n_rows * self._encoder.bits / 8 < MIN_SLICE_BYTES
 
     def _one_call(self, xq_QD: Float32Array, k: int, n_candidates: int, n_probes: int | None) -> Neighbours:
-        live = self._live
-        if n_probes is None or n_probes >= len(live.by_list_L):
-            lists = (0, live.by_list_L, 0)
-        else:
-            lists = (n_probes, live.by_list_L, least_live(n_candidates, n_probes, live))
+        live, probed = self._live, (0, 0)
+        if n_probes is not None and n_probes < len(live.by_list_L):
+            probed = (n_probes, least_live(n_candidates, n_probes, live))
         margin = margin_of(self._encoder.d)
         # With one index shard its order of rows decides every tie.
-        place_QK, distance_QK, _ = kernel.sieve(
-            self._encoder, self._shards[0], xq_QD, lists, n_candidates, k, margin
-        )
+        place_QK, distance_QK, _ = kernel.sieve(self._prepared, xq_QD, probed, n_candidates, k, margin)
         return Neighbours(place_QK=place_QK, distance_QK=distance_QK)
 
     def _encode(self, xq_QD: Float32Array) -> ByteArray:
