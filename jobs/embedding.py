@@ -1,6 +1,6 @@
 """The embed stage of a run: hands out the image shards that have no receipt, and keeps the books on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 from jobs.limits import limited_by, shares
 from jobs.prediction import compare, work_id
 from jobs.run import Run, worker_memory_bytes
+from jobs.sitting import Sitting, SittingOver
 from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, STAGE_SECONDS, WORKERS
 from pipeline.cluster.pool import Done
-from pipeline.embed.task import PART, REJECTS, STAGE, EmbedSettings, embed_key, make_worker
+from pipeline.embed.task import PART, REJECTS, REUSED, STAGE, EmbedSettings, embed_key, make_worker
 from pipeline.fingerprint import digest
 from pipeline.model.file import Model
 from pipeline.snapshot.evolve import Parent
@@ -25,18 +26,28 @@ _REJECTED = "rejected."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """What the embed stage left: a part for each shard in plan order, and the images of shards set aside."""
+    """What the embed stage left: a part for each shard in plan order, and the images of shards set aside.
+
+    ``reused`` counts the rows of ``parts`` whose vectors were copied from earlier ones.
+    """
 
     parts: Sequence[PartRef]
+    reused: int
     set_aside: int
     norm_error: float
 
 
-def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Parent) -> Embedded:
+def embed_stage(
+    run: Run, shards: Sequence[ImageShard], model: Model, parent: Parent, sitting: Sitting | None = None
+) -> Embedded:
     """Embeds the shards on the pool, largest first; those with a receipt are only counted.
 
     A receipt that refused images for a reason that may pass is not final: its shard is done again.
+
+    Raises:
+        SittingOver: ``sitting`` is, and shards are left.
     """
+    sitting = sitting or Sitting()
     settings = embed_settings(run, model)
     work = work_id(shards, settings)
     shards, receipts = _with_receipts(run, shards, settings)
@@ -56,7 +67,10 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
     run.progress.stage("embed", total, "images")
     run.progress.advance(done)
     set_aside = 0
-    for outcome in run.pool.run(partial(make_worker, settings), [shards[number] for number in todo]):
+    todo = sitting.taken_on(todo, lambda number: shards[number].n_images)
+    tasks = [shards[number] for number in todo]
+    worker = partial(make_worker, settings)
+    for outcome in run.pool.run(worker, tasks, deadline_s=sitting.deadline_s):
         shard = shards[todo[outcome.index]]
         done += shard.n_images
         run.embed_workers = run.pool.n_workers
@@ -69,6 +83,8 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
             run.record_set_aside(STAGE, shard.n_images, outcome.reason)
         run.measure(IMAGES_LEFT, total - done)
         run.progress.advance(done, limited_by(run.embed_seconds))
+    if done < total:
+        raise SittingOver(done, total - done)
     run.compared = compare(run, work, total) if todo else None
     if run.compared is not None:
         run.events.record("compared", **asdict(run.compared))
@@ -76,6 +92,7 @@ def embed_stage(run: Run, shards: Sequence[ImageShard], model: Model, parent: Pa
     ordered = [receipts[number] for number in sorted(receipts)]
     return Embedded(
         parts=[_part(receipt, config_id, parent.sequence + 1) for receipt in ordered],
+        reused=sum(receipt.counts.get(REUSED, 0) for receipt in ordered),
         set_aside=set_aside,
         norm_error=max((_norm_error(receipt) for receipt in ordered), default=0.0),
     )
@@ -124,9 +141,12 @@ def _count(run: Run, shard: ImageShard, receipt: Receipt) -> None:
     run.bytes_read += n_bytes
     run.measure(BYTES, n_bytes, direction="read")
     run.measure(WORKERS, run.embed_workers)
-    for outcome, count in {"embedded": receipt.counts["rows"], **_rejected(receipt)}.items():
-        run.add_images(outcome, count)
-        run.measure(IMAGES, count, outcome=outcome)
+    reused = receipt.counts.get(REUSED, 0)
+    made = {"embedded": receipt.counts["rows"] - reused, "reused": reused}
+    for outcome, count in (made | _rejected(receipt)).items():
+        if count:
+            run.add_images(outcome, count)
+            run.measure(IMAGES, count, outcome=outcome)
     for stage, spent in seconds.items():
         run.add_embed_seconds(stage, spent)
         run.measure(STAGE_SECONDS, spent, stage=stage)
@@ -150,7 +170,7 @@ def _part(receipt: Receipt, config_id: str, since: int) -> PartRef:
     )
 
 
-def _rejected(receipt: Receipt) -> Mapping[str, int]:
+def _rejected(receipt: Receipt) -> dict[str, int]:
     """Rejects by reason, from the counts of a receipt."""
     return {
         name.removeprefix(_REJECTED): count

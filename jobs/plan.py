@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import typer
 
 from jobs.embedding import embed_settings
-from jobs.look import Listed, look
+from jobs.look import Listed, image_shards, look
 from jobs.models import collection_model, stored_model
 from jobs.output import print_result
 from jobs.prediction import predict, work_id
+from jobs.reembed import embedded_again
 from jobs.run import Run
 from jobs.session import open_run
 from pipeline.catalog.read import RANGE_BYTES
@@ -29,7 +30,6 @@ from pipeline.config import PricesConfig, load_catalog
 from pipeline.embed.probe import EmbedCost, measure
 from pipeline.index.sample import seeded_order
 from pipeline.model.session import EmbeddingSession
-from pipeline.snapshot.requeue import plan_with_requeued
 from pipeline.storage.probe import prepare_store
 
 _KEYS_A_LISTING = 1000
@@ -82,15 +82,17 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
     cost = _probe(run, fresh, model.model_id, probe)
     rate = cost.images_per_s
     seconds = fresh.num_rows / rate / workers if rate else 0.0
-    shards = plan_with_requeued(fresh, listed.requeued, run.config.embed.shard_images)
+    shards = image_shards(run, listed)
+    again = embedded_again(listed, model)
     requests = _requests(listed, n_bytes, len(shards))
     result: dict[str, Any] = {
         "images": {
             "listed": listed.catalog.n_listed,
             "to_embed": fresh.num_rows,
             "reused": int(listed.change.kept.sum()),
-            "known_to_embed_again": listed.again,
-            "why_again": listed.why_again,
+            "may_be_reused": int((listed.known.surely(fresh) | listed.known.maybe(fresh)).sum()),
+            "known_to_embed_again": again.count,
+            "why_again": again.why,
             "deleted": int(listed.change.gone.sum()),
         },
         "image_shards": len(shards),

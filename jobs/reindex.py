@@ -19,9 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.embedding import Embedded, embed_stage
-from jobs.look import Listed, check_reembed, look
+from jobs.look import Listed, image_shards, look
 from jobs.models import collection_model
+from jobs.reembed import check_reembed
 from jobs.run import Run, software_versions, utc_now
+from jobs.sitting import Sitting
 from jobs.stages import check_index, index_stage, models_in
 from pipeline.catalog.change import Change
 from pipeline.catalog.table import Catalog
@@ -33,7 +35,6 @@ from pipeline.snapshot.evolve import Parent, Rows, evolve, reasons
 from pipeline.snapshot.gates import Evidence, Thresholds, check_overrides, judge, refusing
 from pipeline.snapshot.manifest import Content, Coverage, Manifest, ModelRef, SourceRef
 from pipeline.snapshot.publish import keep_candidate, publish, snapshot
-from pipeline.snapshot.requeue import plan_with_requeued
 from pipeline.snapshot.rows import rows_digest, write_dead_rows, write_listing_rejects
 from pipeline.storage import layout
 from pipeline.storage.probe import prepare_store
@@ -54,7 +55,7 @@ _LABEL_ALIASES = {"@folder": "folder", "@cls": "cls"}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Night:
-    """How a run ended: the snapshot that stands now, or the candidate that a gate refused."""
+    """How a run ended: the snapshot that stands now, or the candidate that was kept and not published."""
 
     manifest: Manifest
     published: bool
@@ -63,7 +64,7 @@ class Night:
     @property
     def refused(self) -> bool:
         """Whether a gate refused the candidate."""
-        return self.candidate_key is not None
+        return self.candidate_key is not None and bool(refusing(self.manifest.gates))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,8 +84,8 @@ class _Findings:
         refused_before = self.catalog.refused().num_rows + self.change.refused_again.num_rows
         return Coverage(
             listed=self.catalog.n_listed,
-            embedded=sum(part.rows for part in parts),
-            reused=int(self.change.kept.sum()),
+            embedded=sum(part.rows for part in parts) - self.embedded.reused,
+            reused=int(self.change.kept.sum()) + self.embedded.reused,
             stale=n_stale,
             rejected=refused_before + sum(sum(part.rejected.values()) for part in parts) - n_stale,
             set_aside=self.embedded.set_aside,
@@ -100,12 +101,7 @@ def reindex(run: Run) -> Night:
         CommitConflict: three times somebody else published first.
         OutcomeUnknown: the commit may or may not have taken effect.
     """
-    check_overrides(run.config.gates.override)
-    prepare_store(run.store, single_writer=run.config.single_writer)
-    model = collection_model(run)
-    plan = {"run": run.run_id, "model": model.model_id, "config": run.config.model_dump(mode="json")}
-    run.store.put(layout.run_plan(run.run_id), canonical_json(plan))
-    run.events.record("run_started", model=model.model_id, source=run.config.source)
+    model = _begin(run)
     for attempt in range(1, _ATTEMPTS):
         try:
             return _night(run, model)
@@ -114,15 +110,36 @@ def reindex(run: Run) -> Night:
     return _night(run, model)
 
 
-def _night(run: Run, model: Model) -> Night:
+def backfill(run: Run, sitting: Sitting) -> Night:
+    """Embeds what has no vector yet; once that is all, makes a candidate and does not publish it.
+
+    Raises:
+        SittingOver: the sitting is, and images are left for the next one.
+        UsageError: as in ``reindex``.
+    """
+    return _night(run, _begin(run), sitting)
+
+
+def _begin(run: Run) -> Model:
+    check_overrides(run.config.gates.override)
+    prepare_store(run.store, single_writer=run.config.single_writer)
+    model = collection_model(run)
+    plan = {"run": run.run_id, "model": model.model_id, "config": run.config.model_dump(mode="json")}
+    run.store.put(layout.run_plan(run.run_id), canonical_json(plan))
+    run.events.record("run_started", model=model.model_id, source=run.config.source)
+    return model
+
+
+def _night(run: Run, model: Model, sitting: Sitting | None = None) -> Night:
+    """A night, or with ``sitting`` one of a backfill."""
     listed = look(run, model)
-    check_reembed(run, listed)
+    if sitting is None:
+        check_reembed(run, listed, model)
     check_index(run.config.index, model.card.dim)
     attributes = _attributes(run, listed)
     parent, catalog, change = listed.parent, listed.catalog, listed.change
     with run.stage("embed"):
-        shards = plan_with_requeued(change.fresh, listed.requeued, run.config.embed.shard_images)
-        embedded = embed_stage(run, shards, model, parent)
+        embedded = embed_stage(run, image_shards(run, listed), model, parent, sitting)
         is_recent = partial(_is_recent, run, parent.sequence)
         rows = evolve(run.store, parent, change, embedded.parts, is_recent=is_recent, cache=run.cache)
     found = _Findings(
@@ -130,7 +147,8 @@ def _night(run: Run, model: Model) -> Night:
     )
     run.events.record("counted", **found.coverage().model_dump(), skipped=dict(catalog.skipped))
     content, bit_imbalance = _content(run, model, found)
-    return _conclude(run, found, content, bit_imbalance)
+    candidate = _judged(run, found, content, bit_imbalance)
+    return _conclude(run, parent.manifest, candidate, publishing=sitting is None)
 
 
 def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
@@ -166,8 +184,8 @@ def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
     return content, indexed.drift.bit_imbalance
 
 
-def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float) -> Night:
-    """Judges the candidate; publishes it, keeps it for a person to see, or finds that nothing changed."""
+def _judged(run: Run, found: _Findings, content: Content, bit_imbalance: float) -> Manifest:
+    """The candidate, with the verdict of every gate."""
     parent = found.parent.manifest
     digest, coverage = content.digest(), found.coverage()
     refused_digests = parent.refused_digests if parent is not None else []
@@ -192,7 +210,8 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
         target_recall=run.config.index.recall,
     )
     gates = judge(evidence, limits, gates_config.override)
-    candidate = Manifest(
+    run.events.record("judged", digest=digest, gates=[gate.model_dump() for gate in gates])
+    return Manifest(
         collection=run.config.collection,
         sequence=0,
         parent=parent.sequence if parent is not None else None,
@@ -209,13 +228,18 @@ def _conclude(run: Run, found: _Findings, content: Content, bit_imbalance: float
         refused_rows=refused_rows,
         seconds=run.seconds,
     )
-    run.events.record("judged", digest=digest, gates=[gate.model_dump() for gate in gates])
-    if parent is not None and parent.digest == digest and parent.source.reads_like(candidate.source):
+
+
+def _conclude(run: Run, parent: Manifest | None, candidate: Manifest, *, publishing: bool) -> Night:
+    """Publishes the candidate, keeps it for a person to see, or finds that nothing changed."""
+    is_same = parent is not None and parent.digest == candidate.digest
+    if parent is not None and is_same and parent.source.reads_like(candidate.source):
         unchanged = candidate.model_copy(update={"sequence": parent.sequence})
         run.ended = "unchanged"
         return Night(manifest=unchanged, published=False, candidate_key=None)
-    if refusing(gates):
-        run.ended = "refused"
+    refused = refusing(candidate.gates)
+    if refused or not publishing:
+        run.ended = "refused" if refused else "candidate"
         return Night(manifest=candidate, published=False, candidate_key=keep_candidate(run.store, candidate))
     with run.stage("publish"):
         outcome = publish(run.store, candidate)

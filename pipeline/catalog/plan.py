@@ -17,6 +17,7 @@ from itertools import groupby
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.catalog.hints import Hints
 from pipeline.catalog.tars import is_gzipped
 from pipeline.fingerprint import canonical_json, sha256_hex
 
@@ -30,12 +31,13 @@ _SHARDS_OF_STREAM = 4
 class ImageShard:
     """Rows of a listing that one task embeds, in plan order; ``digest`` names their ids and versions.
 
-    ``redo`` counts the earlier nights on which the very same images were tried.
+    ``redo`` counts the earlier nights on which the very same images were tried; ``hints`` are in no key.
     """
 
     table: pa.Table
     digest: str
     redo: int = 0
+    hints: Hints | None = None
 
     @property
     def n_images(self) -> int:

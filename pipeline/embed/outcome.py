@@ -3,7 +3,8 @@
 Rows and rejects are written in plan order as soon as they are settled, to files without a name, so that
 memory holds what is under way and not the shard, and a killed worker leaves nothing behind. The same bytes
 under two ids are two rows, embedded once: of what is settled, a digest and a row number stay in memory, and
-the vector of an earlier image is read back from disk.
+the vector of an earlier image is read back from disk. Vectors of earlier parts are laid there too, and are
+then repeats like any other.
 """
 
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.catalog.read import FetchedImage
+from pipeline.embed.reuse import EarlierVectors
 from pipeline.embed.table import EmbeddedImage, PartWriter, RejectsWriter, VectorDtype
 from pipeline.values import Reject, RejectReason
 
@@ -42,11 +44,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Where the vector of an embedded image lies in the file of vectors, and the image's sides."""
+    """Where a vector lies in the file of vectors, and its image's sides; whether it is an earlier part's."""
 
     offset: int
     width_px: int
     height_px: int
+    is_earlier: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,21 @@ class _Refused:
 class ShardBooks:
     """The rows and rejects of one shard. A context manager: its files are gone when it ends.
 
-    ``n_rows`` and ``reject_counts`` count what is settled; ``norm_min`` and ``norm_max`` are lengths of
-    vectors as they are stored.
+    ``n_rows``, ``n_reused`` (rows with vectors of earlier parts) and ``reject_counts`` count what is settled;
+    ``norm_min`` and ``norm_max`` are lengths of vectors as they are stored.
     """
 
-    def __init__(self, folder: Path, dim: int, metadata: dict[str, str], dtype: VectorDtype) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dim: int,
+        metadata: dict[str, str],
+        dtype: VectorDtype,
+        earlier: EarlierVectors | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.n_rows = 0
+        self._earlier = earlier
+        self.n_rows = self.n_reused = 0
         self.reject_counts: dict[RejectReason, int] = {}
         self.norm_min, self.norm_max = np.inf, 0.0
         self._dtype = np.dtype(dtype)
@@ -96,6 +107,7 @@ class ShardBooks:
         )
         if image.reject is None:
             digest = bytes.fromhex(image.content_digest)
+            self._recall(digest)
             outcome.is_repeat = digest in self._known
             self._known.setdefault(digest, None)
         return outcome
@@ -121,10 +133,7 @@ class ShardBooks:
 
     def _embedded(self, outcome: Outcome, vector_D: npt.NDArray[Any]) -> None:
         digest = bytes.fromhex(outcome.content_digest)
-        self._known[digest] = _Row(self._vectors.seek(0, os.SEEK_END), outcome.width_px, outcome.height_px)
-        self._vectors.write(vector_D.tobytes())
-        norm = float(np.linalg.norm(vector_D.astype(np.float64)))
-        self.norm_min, self.norm_max = min(self.norm_min, norm), max(self.norm_max, norm)
+        self._known[digest] = self._kept(vector_D, outcome.width_px, outcome.height_px, is_earlier=False)
         self._write_row(outcome, vector_D)
 
     def _repeated(self, outcome: Outcome) -> None:
@@ -133,6 +142,7 @@ class ShardBooks:
             self._vectors.seek(known.offset)
             vector_D = np.frombuffer(self._vectors.read(self._vector_bytes), self._dtype)
             outcome.width_px, outcome.height_px = known.width_px, known.height_px
+            self.n_reused += known.is_earlier
             self._write_row(outcome, vector_D)
         elif known is not None:
             self._write_reject(outcome, known)
@@ -146,7 +156,25 @@ class ShardBooks:
             self._known[bytes.fromhex(outcome.content_digest)] = refused
         self._write_reject(outcome, refused)
 
+    def _recall(self, digest: bytes) -> None:
+        """Lays the vectors of earlier parts where those of earlier images are, if one is of these bytes."""
+        if self._earlier is None or digest in self._known:
+            return
+        for row in self._earlier.around(digest):
+            if row.digest not in self._known:
+                self._known[row.digest] = self._kept(
+                    row.vector_D, row.width_px, row.height_px, is_earlier=True
+                )
+
+    def _kept(self, vector_D: npt.NDArray[Any], width_px: int, height_px: int, *, is_earlier: bool) -> _Row:
+        """The vector, put where it can be read again."""
+        row = _Row(self._vectors.seek(0, os.SEEK_END), width_px, height_px, is_earlier)
+        self._vectors.write(vector_D.tobytes())
+        return row
+
     def _write_row(self, outcome: Outcome, vector_D: npt.NDArray[Any]) -> None:
+        norm = float(np.linalg.norm(vector_D.astype(np.float64)))
+        self.norm_min, self.norm_max = min(self.norm_min, norm), max(self.norm_max, norm)
         image = EmbeddedImage(
             image_id=outcome.image_id,
             version=outcome.version,

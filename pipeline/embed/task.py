@@ -20,6 +20,7 @@ STAGE = "embed"
 STAGE_VERSION = 3
 PART = "embeddings"
 REJECTS = "rejects"
+REUSED = "reused"  # the count of rows whose vectors are those of earlier parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

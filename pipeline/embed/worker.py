@@ -15,7 +15,9 @@ from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.embed.outcome import Outcome, ShardBooks
 from pipeline.embed.overlap import Room, Stopwatch, ahead, mapped
-from pipeline.embed.task import PART, REJECTS, STAGE, STAGE_VERSION, EmbedSettings, embed_key
+from pipeline.embed.reuse import EarlierVectors
+from pipeline.embed.table import part_schema
+from pipeline.embed.task import PART, REJECTS, REUSED, STAGE, STAGE_VERSION, EmbedSettings, embed_key
 from pipeline.embed.watchdog import Watchdog
 from pipeline.errors import DataCorrupt, StorageError, WorkerError
 from pipeline.fingerprint import canonical_json
@@ -28,6 +30,7 @@ from pipeline.storage.open import open_store
 from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, write_receipt
 from pipeline.values import RejectReason
 
+_SAME = ("bitsieve.model_id", "bitsieve.preprocess", "bitsieve.stage")  # in parts that may serve again
 _MOST_SETTLED = 1024  # outcomes without a vector that may wait for those before them
 
 _Pixels = npt.NDArray[Any]
@@ -85,7 +88,7 @@ class EmbedWorker:
         watch = Stopwatch()
         with (
             watch.measure("wall"),
-            ShardBooks(settings.cache, self._model.card.dim, self._metadata(shard), settings.dtype) as books,
+            self._books(shard) as books,
         ):
             for batch in self._batches(shard, books, load, threads, watch):
                 self._infer(batch, watch)
@@ -162,6 +165,17 @@ class EmbedWorker:
         for (outcome, _), vector_D, ok in zip(inputs, vectors_ND, ok_N, strict=True):
             outcome.vector_D = vector_D if ok else None
 
+    def _books(self, shard: ImageShard) -> ShardBooks:
+        """Empty books that know where earlier parts have vectors of such images."""
+        settings, dim = self._settings, self._model.card.dim
+        metadata = self._metadata(shard)
+        earlier = None
+        if shard.hints is not None:
+            marks = {name: metadata[name] for name in _SAME}
+            schema = part_schema(dim, settings.dtype)
+            earlier = EarlierVectors(self._store, settings.cache, shard.hints, schema, marks)
+        return ShardBooks(settings.cache, dim, metadata, settings.dtype, earlier)
+
     def _write(
         self, key: str, shard: ImageShard, books: ShardBooks
     ) -> tuple[dict[str, DataFile], dict[str, int], dict[str, Any]]:
@@ -176,6 +190,8 @@ class EmbedWorker:
         files: dict[str, DataFile] = {}
         counts = {"rows": books.n_rows, "rejected": n_rejected}
         counts |= {f"rejected.{reason.value}": n for reason, n in sorted(books.reject_counts.items())}
+        if books.n_reused:
+            counts[REUSED] = books.n_reused
         facts: dict[str, Any] = {}
         if part is not None:
             files[PART] = upload(self._store, "embeddings", key, ".parquet", part)

@@ -106,12 +106,13 @@ def evolve(
     for them still.
     """
     known = {part.key for part in parent.parts}
-    new = [part for part in new if not _repeats(store, parent, part, cache)]
+    repeats = [part for part in new if _repeats(store, parent, part, cache)]
+    new = [part for part in new if part not in repeats]
     parts = [*parent.parts, *(part for part in new if part.key not in known)]
     fresh_masks = {part.key: np.zeros(part.rows, dtype=bool) for part in new}
     added = live_rows(store, new, fresh_masks, cache)
     replaced = change.changed & contains(parent.live["image_id"], added["image_id"])
-    refused = _refused_now(store, parent, change, new, cache)
+    refused = _refused_now(store, parent, change, new, repeats, cache)
     was_refused = change.changed & ~replaced & contains(parent.live["image_id"], refused["image_id"])
     names = parent.live["image_id"].filter(pa.array(was_refused))
     theirs = refused.filter(pa.array(contains(refused["image_id"], names)))
@@ -143,10 +144,18 @@ def reasons(parent: Parent, change: Change, listing: pa.Table, new: Sequence[Par
 
 
 def _refused_now(
-    store: ObjectStore, parent: Parent, change: Change, new: Sequence[PartRef], cache: Path
+    store: ObjectStore,
+    parent: Parent,
+    change: Change,
+    new: Sequence[PartRef],
+    repeats: Sequence[PartRef],
+    cache: Path,
 ) -> pa.Table:
-    """The rejects of the listed bytes, with ``since``: those of earlier nights and tonight's."""
-    again = set(_keys(change.refused_again))
+    """The rejects of the listed bytes, with ``since``: those of earlier nights and tonight's.
+
+    What was tried again and refused as before (``repeats``) is as old as the first refusal.
+    """
+    again = {*_keys(change.refused_again), *_keys(refused_rows(store, repeats, cache))}
     before = parent.refused.filter(pa.array([key in again for key in _keys(parent.refused)], type=pa.bool_()))
     return pa.concat_tables([before, refused_rows(store, new, cache)])
 

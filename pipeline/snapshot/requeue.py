@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pipeline.catalog.change import contains
 from pipeline.catalog.plan import ImageShard, plan_shards
 from pipeline.fingerprint import canonical_json, digest
+from pipeline.snapshot.reuse import Reusable
 from pipeline.storage import layout
 from pipeline.storage.store import ObjectStore
 from pipeline.values import RejectReason
@@ -90,10 +91,15 @@ def without(refused: pa.Table, again: pa.Table) -> pa.Table:
     return refused.filter(pa.array(~contains(image_keys(refused), again["key"])))
 
 
-def plan_with_requeued(fresh: pa.Table, again: pa.Table, max_images: int) -> list[ImageShard]:
-    """Image shards for ``fresh``; the images in ``again`` have their own, which no earlier receipt proves."""
+def plan_with_requeued(
+    fresh: pa.Table, again: pa.Table, max_images: int, known: Reusable
+) -> list[ImageShard]:
+    """Image shards for ``fresh``, with hints at what is ``known``.
+
+    The images in ``again`` have their own: no earlier receipt proves them, and no earlier vector serves.
+    """
     is_again = contains(image_keys(fresh), again["key"])
-    shards = plan_shards(fresh.filter(pa.array(~is_again)), max_images)
+    shards = known.hint(plan_shards(fresh.filter(pa.array(~is_again)), max_images))
     rows = fresh.filter(pa.array(is_again))
     where = pc.index_in(image_keys(rows), value_set=again["key"].combine_chunks())
     names = again["request"].take(where)

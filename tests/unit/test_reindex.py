@@ -21,7 +21,6 @@ from tests.support import models
 from tests.support.nights import Collection, live
 from tests.support.tiny_catalogs import (
     GARBAGE,
-    age,
     black_jpeg,
     jpeg,
     list_of,
@@ -334,9 +333,8 @@ def test_reindex_other_model_is_refused_by_max_reembed(shop: Collection) -> None
 
 def test_reindex_many_changed_images_are_refused_by_max_reembed(shop: Collection) -> None:
     shop.night()
-    for path in shop.source.iterdir():
-        age(path)
-    with pytest.raises(UsageError, match="versions in the catalog changed"):
+    write_folder(shop.source, {f"{number:03d}.jpg": jpeg(100 + number) for number in range(30)})
+    with pytest.raises(UsageError, match="30 of 30 known images again: their versions in the catalog"):
         shop.night()
     assert shop.night(max_reembed=1).manifest.coverage.embedded == 30
 
@@ -560,11 +558,11 @@ def test_reindex_two_runs_at_once_lose_nothing(shop: Collection) -> None:
     rival = Collection(shop.folder)
 
     class Slow(type(shop.pool)):  # type: ignore[misc]
-        def run(self, make_worker, tasks):  # type: ignore[no-untyped-def]
+        def run(self, make_worker, tasks, *, deadline_s=None):  # type: ignore[no-untyped-def]
             if not rival.n_runs:
                 rival.n_runs = 100
                 rival.night(label="@folder", gates={"override": {}})
-            yield from super().run(make_worker, tasks)
+            yield from super().run(make_worker, tasks, deadline_s=deadline_s)
 
     shop.pool = Slow()
     night = shop.night()
