@@ -1,7 +1,8 @@
 """Finds how many candidates give the recall that was asked for, and measures the recall that is published.
 
 1. Draw two disjoint seeded sets of live rows as queries, none of which the encoder was fitted on (or split
-   the query vectors that were given). A catalog row is never its own neighbour: it is removed by id.
+   the query vectors that were given). A catalog row is never its own neighbour: it is removed by id, and
+   takes one of the C places.
 2. Calibration set: recall at every C, and in lists form at every number of probes, from one pass (`recall`);
    the cheapest whose lower bound meets the target is taken (`choose`).
 3. Verification set: the recall of the real `Searcher.search` against exact search. If chance was kinder to
@@ -218,8 +219,9 @@ def _publish(
             probes[k] = max(probes[k], *(probes[smaller] for smaller in found), 1)
         while True:
             point = replace(draft, candidates=candidates, probes=probes)
+            searcher = Searcher(encoder, shards, point, threads=threads)
             found[k] = bootstrap.interval(
-                _search_recall(Searcher(encoder, shards, point, threads=threads), queries, k, bound[:, k - 1])
+                _search_recall(searcher, queries, k, bound[:, k - 1], candidates[k])
             )
             spent = candidates[k] >= limit and probes.get(k, most) >= most
             if found[k].low >= draft.target or spent:
@@ -265,7 +267,7 @@ def _filtered(
         bound = nearby.distance_QK[:, point.k - 1]
         searcher = Searcher(encoder, fewer, point, threads=threads)
         while True:
-            recall = bootstrap.interval(_search_recall(searcher, queries, point.k, bound, candidates=n))
+            recall = bootstrap.interval(_search_recall(searcher, queries, point.k, bound, n))
             if recall.mean >= point.target or n >= _limit(point, point.k):
                 break
             n = min(2 * n, _limit(point, point.k))
@@ -282,9 +284,10 @@ def _shortfall(draft: Calibration, measured: Interval) -> str:
 
 
 def _search_recall(
-    searcher: Searcher, queries: QuerySet, k: int, bound_Q: Float32Array, *, candidates: int | None = None
+    searcher: Searcher, queries: QuerySet, k: int, bound_Q: Float32Array, candidates: int
 ) -> FloatArray:
     """Share of the k results of each query that are at most as far as its exact k-th neighbour."""
+    candidates = max(k, candidates - queries.own_places)
     result = searcher.search(queries.xq_QD, k, candidates=candidates, exclude_ids=queries.exclude_ids)
     pairs = zip(result.distances, bound_Q.tolist(), strict=True)
     return np.array(

@@ -28,6 +28,11 @@ class QuerySet:
         """Number of queries."""
         return len(self.xq_QD)
 
+    @property
+    def own_places(self) -> int:
+        """How many of the C places a query's own row takes: 1 for catalog rows, 0 for given vectors."""
+        return 1 if self.excluded_QE.shape[1] else 0
+
     def first(self, n: int) -> "QuerySet":
         """The first ``n`` of them."""
         return QuerySet(

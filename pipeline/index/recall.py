@@ -8,7 +8,9 @@ through, up to k. The i-th member to get through needs
 
 candidates, even if every tie goes against the members. Recall at k with C candidates is the share of rank_1 …
 rank_k that are at most C: the whole curve follows from the ranks. In lists form only rows and members of the
-probed lists count, and a member that is in none of them has no rank, whatever C. Counts are kept for each
+probed lists count, and a member that is in none of them has no rank, whatever C. A catalog row that asks is
+no member, but takes one of the C places: a new photo finds one more image of its product than a catalog row
+does, and needs one candidate more (decisions/0014). Counts are kept for each
 *level* of probes (the lists that P probes add to P / 2), so that one pass serves all levels.
 """
 
@@ -20,7 +22,7 @@ from pipeline.index.arrays import BoolArray, ByteArray, Float32Array, FloatArray
 from pipeline.index.exact import nearest, pairs_at_distance
 from pipeline.index.hamming import hamming_counts, hamming_of
 from pipeline.index.levels import ProbeLevels
-from pipeline.index.order import NOWHERE, Neighbours
+from pipeline.index.order import Neighbours
 from pipeline.index.queries import QuerySet
 from pipeline.index.shard import IndexShard
 
@@ -81,7 +83,6 @@ def _ranks_by_level(
     k_max = max(ks)
     if truth is None:
         truth = nearest(shards, queries.xq_QD, k_max + 1, excluded_QE=queries.excluded_QE)
-    all_GQH = all_GQH - counter.histogram(queries.excluded_QE, queries.excluded_QE != NOWHERE)
     horizon_Q, beyond_GQH = _ties_at_the_end(counter, queries, truth)
     ranks = {}
     for k in ks:
