@@ -29,7 +29,7 @@ from pipeline.index.order import (
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut, default_threads, map_pieces
 
-MIN_SLICE_BYTES = 1 << 21  # codes that take less time than handing them to a thread
+MIN_SLICE_BYTES = 1 << 25  # codes below which sharing them out and merging costs more than it saves
 _MAX_BLOCK = 128  # queries of one piece
 _BLOCK_BYTES = 1 << 25  # what they may hold while they are scanned
 _COUNT_BLOCK_ROWS = 1 << 17
