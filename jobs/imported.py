@@ -1,4 +1,4 @@
-"""Vectors that a night gets from elsewhere: parts made before anything is embedded, and what is left to do."""
+"""Vectors that a night gets from elsewhere: parts made before anything is embedded, and what is left."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

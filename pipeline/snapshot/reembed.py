@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.catalog.fetched import FetchedImage
 from pipeline.catalog.listing import rows_at
@@ -15,8 +16,10 @@ from pipeline.catalog.source import SourceSpec
 from pipeline.embed.query import embed_queries
 from pipeline.model.session import EmbeddingSession
 from pipeline.snapshot.findings import Finding, Flaw
+from pipeline.snapshot.manifest import PartRef
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.rows import live_vectors
+from pipeline.storage.receipts import fetch
 from pipeline.storage.store import ObjectStore
 
 LEAST_COSINE = 0.9999
@@ -49,7 +52,8 @@ def reembed_sample(
 ) -> Reembedded:
     """Embeds ``n`` live images again, fewer if there are fewer, and compares with the stored vectors.
 
-    The bytes must be those of the stored row, by their sha256; else there is nothing to compare.
+    The bytes must be those of the stored row, by their sha256, or by their version where an import did not
+    know that; else there is nothing to compare. Imported vectors need only agree as well as was proven then.
 
     Raises:
         StorageError: the source cannot be read.
@@ -61,11 +65,16 @@ def reembed_sample(
         snapshot.store, rows, snapshot.content.parts, snapshot.content.model.dim, snapshot.cache
     )
     place = {image_id: number for number, image_id in enumerate(rows["image_id"].to_pylist())}
-    wanted = rows["content_digest"].to_pylist()
+    digests, versions = rows["content_digest"].to_pylist(), rows["version"].to_pylist()
     found = {"compared": 0, "changed": 0, "unreadable": 0}
     cosines: dict[str, float] = {}
     for batch in _batches(snapshot, source, spec, rows):
-        same = [image for image in batch if image.content_digest == wanted[place[image.image_id]]]
+        at = [place[image.image_id] for image in batch]
+        same = [
+            image
+            for image, row in zip(batch, at, strict=True)
+            if image.content_digest == digests[row] or (not digests[row] and image.version == versions[row])
+        ]
         found["changed"] += len(batch) - len(same)
         embedded = embed_queries(session, [image.data for image in same])
         for image, x_D, reason in zip(same, embedded.xq_QD, embedded.reasons, strict=True):
@@ -110,13 +119,22 @@ def _cosine(x_D: npt.NDArray[np.float32], stored_D: npt.NDArray[np.float32]) -> 
 def _findings(snapshot: OpenSnapshot, rows: pa.Table, cosines: dict[str, float]) -> Iterator[Finding]:
     """One for each part, naming its worst image."""
     parts = snapshot.content.parts
+    least = {number: _least_cosine(snapshot, parts[number]) for number in pc.unique(rows["part"]).to_pylist()}
     worst: dict[str, tuple[float, str]] = {}
     for image_id, number in zip(rows["image_id"].to_pylist(), rows["part"].to_pylist(), strict=True):
         file = parts[number].embeddings
-        if file is not None and not cosines.get(image_id, 1.0) >= LEAST_COSINE:
+        if file is not None and not cosines.get(image_id, 1.0) >= least[number]:
             worst[file.key] = min(worst.get(file.key, (2.0, "")), (cosines[image_id], image_id))
     for key, (cosine, image_id) in worst.items():
         detail = (
             f"the source's bytes of {image_id} now give a vector of cosine {cosine:.6f} with the stored one"
         )
         yield Finding(flaw=Flaw.EMBEDDING, key=key, detail=detail)
+
+
+def _least_cosine(snapshot: OpenSnapshot, part: PartRef) -> float:
+    """How well a vector of the part must agree."""
+    if part.embeddings is None:
+        return LEAST_COSINE
+    metadata = pq.read_schema(fetch(snapshot.store, part.embeddings, snapshot.cache)).metadata or {}
+    return float(metadata.get(b"bitsieve.least_cosine", LEAST_COSINE))
