@@ -29,6 +29,7 @@ _COMMANDS = {
     "explain": "jobs.explain",
     "export": "jobs.export",
     "verify": "jobs.verify",
+    "expire": "jobs.expire",
 }
 _GROUPS = {
     "snapshots": "jobs.snapshots",

@@ -34,7 +34,7 @@ from pipeline.snapshot.attributes import add_layer, attributes_table
 from pipeline.snapshot.evolve import Parent, Rows, evolve, reasons
 from pipeline.snapshot.gates import Evidence, Thresholds, check_overrides, judge, refusing
 from pipeline.snapshot.manifest import Content, Coverage, Manifest, ModelRef, SourceRef
-from pipeline.snapshot.publish import keep_candidate, publish, snapshot
+from pipeline.snapshot.publish import keep_candidate, manifest_of, publish
 from pipeline.snapshot.rows import rows_digest, write_dead_rows, write_listing_rejects
 from pipeline.storage import layout
 from pipeline.storage.probe import prepare_store
@@ -278,7 +278,7 @@ def _is_recent(run: Run, newest_sequence: int, since: int) -> bool:
     """
     if since > newest_sequence:  # tonight
         return run.config.stale_nights > 0
-    published = datetime.fromisoformat(snapshot(run.store, run.config.collection, since).created)
+    published = datetime.fromisoformat(manifest_of(run.store, run.config.collection, since).created)
     return round((utc_now() - published) / timedelta(days=1)) < run.config.stale_nights
 
 

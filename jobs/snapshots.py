@@ -10,8 +10,9 @@ from jobs.run import default_cache, new_run_id, utc_now
 from jobs.session import absolute, checked_collection
 from pipeline.errors import UsageError
 from pipeline.snapshot.contents import diff, snapshot_files
+from pipeline.snapshot.expired import expired_sequences
 from pipeline.snapshot.manifest import Manifest
-from pipeline.snapshot.publish import newest_sequence, rollback, snapshot
+from pipeline.snapshot.publish import manifest_of, newest_sequence, rollback, snapshot
 from pipeline.storage.open import open_existing_store
 
 app = typer.Typer(help="List, show and roll back snapshots.", no_args_is_help=True)
@@ -30,11 +31,12 @@ def list_command(store: Store, collection: Collection = "main", as_json: Json = 
     """
     opened = open_existing_store(absolute(store))
     last = newest_sequence(opened, checked_collection(collection))
-    manifests = [snapshot(opened, collection, sequence) for sequence in range(last, 0, -1)]
-    rows = [_row(manifest) for manifest in manifests]
+    manifests = [manifest_of(opened, collection, sequence) for sequence in range(last, 0, -1)]
+    expired = expired_sequences(opened, collection)
+    rows = [{**_row(manifest), "expired": manifest.sequence in expired} for manifest in manifests]
     lines = [
         f"{row['snapshot']:>4}  {row['created']}  {row['vectors']:>10} vectors  "
-        f"{row['digest'][:16]}  {row['note']}"
+        f"{row['digest'][:16]}  {'expired ' if row['expired'] else ''}{row['note']}"
         for row in rows
     ]
     print_result(
@@ -55,7 +57,7 @@ def show_command(
 
     Example: bitsieve snapshots show 3 --store index/
     """
-    manifest = snapshot(open_existing_store(absolute(store)), checked_collection(collection), sequence)
+    manifest = manifest_of(open_existing_store(absolute(store)), checked_collection(collection), sequence)
     content, coverage = manifest.content, manifest.coverage
     lines = [
         f"snapshot {manifest.sequence} of {manifest.collection}, {manifest.created}, run {manifest.run_id}",

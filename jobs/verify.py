@@ -16,6 +16,7 @@ from jobs.session import absolute, checked_collection
 from pipeline.errors import BitsieveError, DataCorrupt, StoreMismatch, UsageError
 from pipeline.model.session import EmbeddingSession
 from pipeline.progress import Progress
+from pipeline.snapshot.expired import expired_sequences
 from pipeline.snapshot.findings import Finding, dependents, with_dependents
 from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.open import OpenSnapshot
@@ -45,7 +46,7 @@ def command(
         raise UsageError("--all and --snapshot exclude each other", fix="give one of them")
     opened = open_existing_store(absolute(store))
     history, chain = read_history(opened, checked_collection(collection))
-    chosen = _chosen(opened, history, chain, sequence, every=every)
+    chosen = _chosen(opened, collection, history, chain, sequence, every=every)
     with TerminalProgress() as progress:
         found = verify(opened, chosen, default_cache(os.environ), progress, deep=deep)
         findings = [*chain, *found.findings]
@@ -97,6 +98,7 @@ def in_words(result: dict[str, Any], findings: Sequence[Finding]) -> str:
 
 def _chosen(
     store: ObjectStore,
+    collection: str,
     history: Sequence[Manifest],
     chain: Sequence[Finding],
     sequence: int | None,
@@ -106,8 +108,11 @@ def _chosen(
     """The snapshots to look into; those that cannot be read are findings already."""
     if not history and not chain:
         raise StoreMismatch(f"there is no snapshot in {store.uri}", fix="publish one with `bitsieve reindex`")
+    expired = expired_sequences(store, collection)
     if every:
-        return list(history)
+        return [manifest for manifest in history if manifest.sequence not in expired]
+    if sequence in expired:
+        raise StoreMismatch(f"snapshot {sequence} has expired", fix="its files need not be there any more")
     wanted = sequence if sequence is not None else max((one.sequence for one in history), default=0)
     chosen = [manifest for manifest in history if manifest.sequence == wanted]
     if not chosen and not chain:

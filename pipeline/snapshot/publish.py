@@ -9,6 +9,7 @@ import contextlib
 from dataclasses import dataclass
 
 from pipeline.errors import CommitConflict, StorageError, StoreMismatch, UsageError
+from pipeline.snapshot.expired import expiry
 from pipeline.snapshot.manifest import Manifest, Rollback, load, save
 from pipeline.storage import layout
 from pipeline.storage.commit import commit
@@ -44,7 +45,23 @@ def newest(store: ObjectStore, collection: str) -> Manifest | None:
 
 
 def snapshot(store: ObjectStore, collection: str, sequence: int | None = None) -> Manifest:
-    """The snapshot with this sequence, or the newest.
+    """The snapshot with this sequence, or the newest, to be opened.
+
+    Raises:
+        StoreMismatch: there is no such snapshot, or it has expired: its files may be gone.
+    """
+    manifest = manifest_of(store, collection, sequence)
+    gone = None if sequence is None else expiry(store, collection, sequence)
+    if gone is not None:
+        raise StoreMismatch(
+            f"snapshot {sequence} of {collection!r} {gone}; its files may be gone",
+            fix="see which are retained with `bitsieve snapshots list`",
+        )
+    return manifest
+
+
+def manifest_of(store: ObjectStore, collection: str, sequence: int | None = None) -> Manifest:
+    """What is on record of the snapshot with this sequence, or the newest; it may have expired.
 
     Raises:
         StoreMismatch: there is no such snapshot.
@@ -100,7 +117,7 @@ def rollback(
     wanted = snapshot(store, collection, to)
     if wanted.sequence == last.sequence:
         raise UsageError(f"snapshot {to} is the newest already", fix="name an earlier one with --to")
-    taken_back = [snapshot(store, collection, sequence) for sequence in range(to + 1, last.sequence + 1)]
+    taken_back = [manifest_of(store, collection, sequence) for sequence in range(to + 1, last.sequence + 1)]
     bad = {manifest.digest for manifest in taken_back} - {wanted.digest}
     refused = {*last.refused_digests, *bad} - {wanted.digest}
     bad_rows = {*last.refused_rows, *(manifest.content.rows_digest for manifest in taken_back)}

@@ -6,6 +6,8 @@ RECEIPTS = "receipts/"
 PROBES = "probe/"
 RUNS = "runs/"
 PROGRESS = "/progress.json"
+CONDEMNED = "condemned/"
+PREDICTIONS = "predictions/"
 
 
 def probe(probe_id: str) -> str:
@@ -49,6 +51,31 @@ def snapshot(collection: str, sequence: int) -> str:
     return f"{snapshots(collection)}{sequence:020d}.json"
 
 
+def expirations(collection: str) -> str:
+    """The prefix under which a collection's expired snapshots are recorded."""
+    return f"collections/{collection}/expired/"
+
+
+def expiration(collection: str, sequence: int) -> str:
+    """The record that a snapshot is no longer retained: its files may be gone."""
+    return f"{expirations(collection)}{sequence:020d}.json"
+
+
+def purges(collection: str) -> str:
+    """The prefix under which a collection remembers the images that were purged."""
+    return f"collections/{collection}/purged/"
+
+
+def purged(collection: str, digest: str) -> str:
+    """The memory of one purged image, by the sha256 of its id."""
+    return f"{purges(collection)}{digest}.json"
+
+
+def condemned(run_id: str) -> str:
+    """Files that nobody reaches any more, written down a day before they are deleted."""
+    return f"{CONDEMNED}{run_id}.json"
+
+
 def latest(collection: str) -> str:
     """A hint where to begin looking for the newest snapshot; never trusted."""
     return f"collections/{collection}/LATEST"
@@ -86,7 +113,7 @@ def run_progress(run_id: str) -> str:
 
 def prediction(work: str) -> str:
     """How fast somebody predicted this work to be; the newest prediction counts."""
-    return f"predictions/{work}.json"
+    return f"{PREDICTIONS}{work}.json"
 
 
 def run_events(run_id: str, number: int) -> str:

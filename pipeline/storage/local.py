@@ -184,6 +184,20 @@ class LocalStore:
                 return None
         return _stat(key, status) if stat_module.S_ISREG(status.st_mode) else None
 
+    def unfinished(self) -> Iterator[ObjectStat]:
+        """The files aside that have no name yet."""
+        with self._errors(TEMPORARY), suppress(FileNotFoundError), os.scandir(self._aside) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # ended meanwhile
+                    yield _stat(entry.name, entry.stat(follow_symlinks=False))
+
+    def delete_unfinished(self, write: ObjectStat) -> None:
+        """Unlinks the file aside."""
+        if "/" in write.key:
+            raise SourceError(f"{write.key!r} is not a write of this store")
+        with self._errors(write.key), suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._aside, write.key))
+
     def local_path(self, key: str) -> Path | None:
         """The file itself, which may be mapped, never written."""
         with self._errors(key):
@@ -262,15 +276,18 @@ class LocalStore:
     def _temporary(self, target: str) -> Iterator[tuple[BinaryIO, str]]:
         """A new file among the half-written ones, gone afterwards; makes the target's folder."""
         _make_folder(os.path.dirname(target))
-        aside = os.path.join(self._root, TEMPORARY)
-        os.makedirs(aside, exist_ok=True)
-        path = os.path.join(aside, uuid.uuid4().hex)
+        os.makedirs(self._aside, exist_ok=True)
+        path = os.path.join(self._aside, uuid.uuid4().hex)
         try:
             with open(path, "xb") as file:
                 yield file, path
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(path)
+
+    @property
+    def _aside(self) -> str:
+        return os.path.join(self._root, TEMPORARY)
 
     def _name(self, key: str) -> str:
         return f"{key!r} in {self._uri!r}"

@@ -63,6 +63,19 @@ def read_receipt(store: ObjectStore, stage: str, key: str) -> Receipt | None:
     return receipt if all(_is_present(store, file) for file in receipt.files.values()) else None
 
 
+def named_files(store: ObjectStore, name: str) -> tuple[DataFile, ...]:
+    """The files that the receipt under ``name`` names, there or not; none if it is gone.
+
+    Raises:
+        DataCorrupt: it is no receipt.
+    """
+    try:
+        data = store.get(name)
+    except ObjectMissing:
+        return ()
+    return tuple(_decoded(data, f"{name!r} in {store.uri}").files.values())
+
+
 def write_receipt(store: ObjectStore, receipt: Receipt) -> Receipt:
     """Declares the task done; returns the receipt that counts, which is the first one written.
 

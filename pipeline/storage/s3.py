@@ -193,6 +193,38 @@ class S3Store:
             modified_s=reply["LastModified"].timestamp(),
         )
 
+    def unfinished(self) -> Iterator[ObjectStat]:
+        """Multipart uploads that were neither completed nor aborted; ``etag`` is the upload's id."""
+        markers: dict[str, str] = {}
+        while True:
+            reply = self._connection.call(
+                lambda client, markers=markers: client.list_multipart_uploads(  # type: ignore[misc]
+                    Bucket=self._bucket, Prefix=self._prefix, **markers
+                ),
+                f"listing the uploads of {self._uri}",
+            )
+            for upload in reply.get("Uploads", []):
+                yield ObjectStat(
+                    key=upload["Key"][len(self._prefix) :],
+                    size_bytes=0,
+                    etag=upload["UploadId"],
+                    modified_s=upload["Initiated"].timestamp(),
+                )
+            if not reply.get("IsTruncated"):
+                return
+            markers = {"KeyMarker": reply["NextKeyMarker"], "UploadIdMarker": reply["NextUploadIdMarker"]}
+
+    def delete_unfinished(self, write: ObjectStat) -> None:
+        """Aborts the upload; its parts are gone then."""
+        full = self._full(write.key)
+        with suppress(ObjectMissing):
+            self._connection.call(
+                lambda client: client.abort_multipart_upload(
+                    Bucket=self._bucket, Key=full, UploadId=write.etag
+                ),
+                self._name(write.key),
+            )
+
     def local_path(self, key: str) -> Path | None:
         """None: nothing here is a local file."""
         del key

@@ -81,6 +81,17 @@ class ObjectStore(Protocol):
         """The stat of the object, None if absent."""
         ...
 
+    def unfinished(self) -> Iterator[ObjectStat]:
+        """Writes that were begun and are no objects yet: under way, or left by writers that were killed.
+
+        ``key`` and ``etag`` together name one; ``modified_s`` is when it was begun or last written to.
+        """
+        ...
+
+    def delete_unfinished(self, write: ObjectStat) -> None:
+        """Gives up a write that ``unfinished`` named; one that ended meanwhile is left alone."""
+        ...
+
     def local_path(self, key: str) -> Path | None:
         """The file that holds the object where the store is a local folder (for mapping it), else None."""
         ...

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataCorrupt, ObjectMissing, SourceError
-from pipeline.storage.local import LocalStore
+from pipeline.storage.local import TEMPORARY, LocalStore
 from pipeline.storage.s3 import S3Store
 from pipeline.storage.store import ObjectStat, ObjectStore
 from tests.support.ceph import CephCluster
@@ -229,6 +230,17 @@ class StoreConformance:
         assert twin.get("k") == b"data"
         assert twin.uri == store.uri
 
+    def test_unfinished_write_is_no_object_and_can_be_given_up(self, pair: Pair) -> None:
+        pair[0].put("whole", b"data")
+        _begin_write(pair[0])
+        (write,) = pair[1].unfinished()
+        assert abs(write.modified_s - time.time()) < 60
+        assert [item.key for item in pair[1].list_objects()] == ["whole"]
+        for _ in range(2):
+            pair[1].delete_unfinished(write)
+        assert list(pair[1].unfinished()) == []
+        assert pair[0].get("whole") == b"data"
+
     def test_local_path_holds_the_bytes_or_is_none(self, store: ObjectStore) -> None:
         store.put("folder/k", b"data")
         path = store.local_path("folder/k")
@@ -274,6 +286,15 @@ class TestS3StoreOnMoto(StoreConformance):
         return S3Store(uri, endpoint_url=moto_endpoint, patience_s=20), S3Store(
             uri, endpoint_url=moto_endpoint, patience_s=20
         )
+
+
+def _begin_write(store: ObjectStore) -> None:
+    """What a writer leaves that is killed half way."""
+    if isinstance(store, LocalStore):
+        (Path(store.uri) / TEMPORARY / "half").write_bytes(b"da")
+    elif isinstance(store, S3Store):
+        bucket, key = store._bucket, store._full("half")
+        store._connection.call(lambda s3: s3.create_multipart_upload(Bucket=bucket, Key=key), "a test")
 
 
 def _timeless(stat: ObjectStat) -> tuple[str, int, str, int]:
