@@ -30,6 +30,7 @@ _COMMANDS = {
     "export": "jobs.export",
     "verify": "jobs.verify",
     "expire": "jobs.expire",
+    "purge": "jobs.purge",
 }
 _GROUPS = {
     "snapshots": "jobs.snapshots",

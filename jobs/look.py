@@ -16,6 +16,7 @@ from pipeline.model.file import Model
 from pipeline.snapshot.evolve import Parent, load_parent
 from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.publish import newest
+from pipeline.snapshot.purge import without_purged
 from pipeline.snapshot.requeue import plan_with_requeued, requests, requeued, without
 from pipeline.snapshot.reuse import Reusable, reusable
 
@@ -73,7 +74,8 @@ def _list(run: Run) -> Catalog:
             run.progress.stage("list", total, "containers")
         run.progress.advance(done)
 
-    return list_catalog(run.source, run.source_spec, run.store, run.cache, advance)
+    catalog = list_catalog(run.source, run.source_spec, run.store, run.cache, advance)
+    return without_purged(run.store, run.config.collection, catalog)
 
 
 def _check_source(run: Run, manifest: Manifest | None) -> None:

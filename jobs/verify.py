@@ -11,7 +11,8 @@ from jobs.evaluate.pictures import source_spec
 from jobs.models import stored_model
 from jobs.output import print_result, say, visible
 from jobs.progress import TerminalProgress
-from jobs.run import default_cache, utc_now
+from jobs.repair import Repair, repair, repair_in_words
+from jobs.run import default_cache, new_run_id, utc_now
 from jobs.session import absolute, checked_collection
 from pipeline.errors import BitsieveError, DataCorrupt, StoreMismatch, UsageError
 from pipeline.model.session import EmbeddingSession
@@ -36,14 +37,18 @@ def command(
     sample: Annotated[int, typer.Option(help="Images to embed again from the source.", min=0)] = 32,
     seed: Annotated[int | None, typer.Option(help="Of the sample; today's date if absent.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Compute every code again, not a sample.")] = False,
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Have damaged things made again; looks at every snapshot.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> int:
     """The fsck: every byte, every count, ids, norms, codes, receipts, and a sample embedded again.
 
     Example: bitsieve verify --store index/ --all --sample 100
     """
+    every = every or mend
     if every and sequence is not None:
-        raise UsageError("--all and --snapshot exclude each other", fix="give one of them")
+        raise UsageError("--snapshot goes neither with --all nor with --repair", fix="leave it away")
     opened = open_existing_store(absolute(store))
     history, chain = read_history(opened, checked_collection(collection))
     chosen = _chosen(opened, collection, history, chain, sequence, every=every)
@@ -55,6 +60,7 @@ def command(
         if sample and chosen and not findings:  # else it would stumble over them
             again = _reembed(opened, chosen[-1], progress, sample, seed)
             findings += with_dependents(again.findings, dependents(chosen))
+        repaired = _repair(opened, chosen, findings, chain, progress) if mend and findings else None
     result: dict[str, Any] = {
         "collection": collection,
         "snapshots": list(found.sequences),
@@ -65,12 +71,16 @@ def command(
         "sample": None if again is None else {**_without_findings(again), "seed": seed},
         "findings": [asdict(finding) for finding in findings],
     }
-    if findings:
-        error = _error(findings)
+    left = findings if repaired is None else [one for one in findings if one.key in repaired["hopeless"]]
+    if repaired is not None:
+        result["repair"] = repaired
+    if left:
+        error = _error(left)
         result["error"] = {"kind": error.kind, "message": error.message, "fix": error.fix}
         say(f"bitsieve: {error.kind}: {error}")
-    print_result(result, in_words(result, findings), as_json=as_json)
-    return DataCorrupt.exit_code if findings else 0
+    done = "" if repaired is None else f"\n{repair_in_words(repaired)}"
+    print_result(result, in_words(result, findings) + done, as_json=as_json)
+    return DataCorrupt.exit_code if left else 0
 
 
 def in_words(result: dict[str, Any], findings: Sequence[Finding]) -> str:
@@ -137,6 +147,27 @@ def _reembed(
     return again
 
 
+def _repair(
+    store: ObjectStore,
+    chosen: Sequence[Manifest],
+    findings: Sequence[Finding],
+    chain: Sequence[Finding],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Mends the newest snapshot.
+
+    Raises:
+        DataCorrupt: the chain of snapshots is broken: nobody but a copy of the store knows what was there.
+    """
+    if chain or not chosen:
+        raise _error(chain or findings)
+    now = utc_now()
+    order = Repair(
+        store=store, run_id=new_run_id(now), now=now, cache=default_cache(os.environ), progress=progress
+    )
+    return repair(order, chosen, findings)
+
+
 def _without_findings(again: Reembedded) -> dict[str, Any]:
     return {name: value for name, value in asdict(again).items() if name != "findings"}
 
@@ -146,5 +177,5 @@ def _error(findings: Sequence[Finding]) -> BitsieveError:
     others = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
     return DataCorrupt(
         f"{first.key}: {first.detail}{others}",
-        fix="restore the objects from a copy of the store",
+        fix="`bitsieve verify --repair` has made again what can be; restore others from a copy of the store",
     )

@@ -55,11 +55,12 @@ def add_layer(
     if delta.num_rows == 0 and layers:
         return list(layers)
     if len(layers) >= MAX_LAYERS:
-        return [_write(store, table)]
-    return [*layers, _write(store, delta)]
+        return [write_layer(store, table)]
+    return [*layers, write_layer(store, delta)]
 
 
-def _write(store: ObjectStore, table: pa.Table) -> AttributesRef:
+def write_layer(store: ObjectStore, table: pa.Table) -> AttributesRef:
+    """Stores ``table`` as a layer, unless there is the same already."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.combine_chunks(), sink, compression="zstd")
     data = bytes(sink.getvalue())

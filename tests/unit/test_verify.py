@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs.cli import run
 from pipeline.index.encoder import fit_encoder
 from pipeline.snapshot.manifest import Content
+from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot
 from pipeline.storage import layout
 from pipeline.storage.local import LocalStore
@@ -50,7 +52,7 @@ def verify(
     capsys.readouterr()
     code = run(["verify", "--store", store.uri, "--json", *arguments])
     result = json.loads(capsys.readouterr().out)
-    assert code == expected, result
+    assert code == expected, json.dumps(result, indent=1)
     assert isinstance(result, dict)
     return result
 
@@ -231,3 +233,64 @@ def test_verify_of_what_is_not_there_is_bad_usage(
     assert "error" in verify(capsys, store, "--snapshot", "9", expected=2)
     assert "error" in verify(capsys, store, "--collection", "other", expected=2)
     assert "error" in verify(capsys, store, "--all", "--snapshot", "1", expected=2)
+
+
+def answers(shop: Collection) -> list[tuple[str, ...]]:
+    """The three nearest of every image, in the order of their ids."""
+    opened = OpenSnapshot(store=shop.store, manifest=snapshot(shop.store, "main"), cache=shop.folder / "c")
+    by_id = np.argsort(np.array(opened.live["image_id"].to_pylist()))
+    return list(opened.searcher.search(opened.vectors[by_id], 3).ids)
+
+
+def damaged_copy(pristine: Collection, folder: Path) -> Collection:
+    """The shop with a store of its own."""
+    shutil.copytree(pristine.folder / "store", folder / "store")
+    settings = {**pristine.settings, "source": str(pristine.source)}
+    return Collection(folder, settings=settings, n_runs=pristine.n_runs)
+
+
+def test_repair_then_a_night_make_everything_whole_with_the_same_answers(
+    pristine: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = answers(pristine)
+    for kind in KINDS:
+        shop = damaged_copy(pristine, tmp_path / kind)
+        path = damage.files_by_kind(shop.store, content_of(shop.store))[kind]
+        damage.flip(path)
+        done = verify(capsys, shop.store, "--repair", "--sample", "0", expected=0)["repair"]
+        assert done["hopeless"] == []
+        if kind.startswith("index") or kind == "encoder":
+            assert done["expired"] == [] or kind == "encoder"
+            assert done["images_missing"] == 0
+            assert answers(shop) == before, "at once"
+        else:
+            assert done["published"] == 3
+            assert 2 in done["expired"]
+        shop.night()
+        result = verify(capsys, shop.store, "--all", expected=0)
+        assert result["snapshots"], kind
+        assert answers(shop) == before, kind
+
+
+def test_repair_puts_an_index_shard_back_under_its_name_for_all_snapshots(
+    pristine: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = damaged_copy(pristine, tmp_path)
+    shard = content_of(shop.store).index_shards[0]
+    for file in (shard.codes, shard.vectors):
+        (Path(shop.store.uri) / file.key).unlink()
+    (Path(shop.store.uri) / layout.receipt("reduce", shard.key)).write_bytes(b"{")
+    done = verify(capsys, shop.store, "--repair", expected=0)["repair"]
+    assert done["put_back"] == sorted([shard.codes.key, shard.vectors.key])
+    assert (done["published"], done["expired"]) == (None, [])
+    assert verify(capsys, shop.store, "--all", expected=0)["snapshots"] == [1, 2]
+    assert not shop.night().published
+
+
+def test_repair_of_a_broken_chain_is_left_to_a_copy_of_the_store(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage.flip(Path(store.uri) / layout.snapshot("main", 1))
+    before = {item.key for item in store.list_objects()}
+    assert "copy of the store" in verify(capsys, store, "--repair")["error"]["fix"]
+    assert {item.key for item in store.list_objects()} == before
