@@ -16,7 +16,9 @@ from pipeline.cluster.pool import Done
 from pipeline.config import IndexConfig
 from pipeline.embed.table import read_model_id
 from pipeline.errors import DataCorrupt, UsageError, WorkerError
+from pipeline.index.arrays import VectorArray
 from pipeline.index.balance import Drift, bit_balance, mean_shift
+from pipeline.index.bits import SHARE_SCANNED, cheapest_bits, offered_bits
 from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
 from pipeline.index.calibration import Calibration
 from pipeline.index.encoder import Encoder, choose_bits
@@ -106,16 +108,17 @@ def check_index(config: IndexConfig, dim: int) -> None:
 
 
 def fit_settings(
-    config: IndexConfig, bits: int | None, shape_ND: tuple[int, ...], n_live: int, fit_threshold: str
+    config: IndexConfig, bits: int | None, x_ND: VectorArray, n_live: int, fit_threshold: str
 ) -> FitSettings:
-    """What to fit on a sample of ``shape_ND`` of ``n_live`` rows; ``bits`` None for what suits ``d``."""
-    n_sample, dim = shape_ND
+    """What to fit on the sample ``x_ND`` of ``n_live`` rows; ``bits`` None for what suits the sample."""
+    n_lists = _n_lists(config, n_live, len(x_ND))
+    share = 1.0 if n_lists is None else SHARE_SCANNED
     return FitSettings(
-        bits=bits or _affordable_bits(config, dim),
+        bits=bits or _affordable_bits(config, x_ND, n_live, share),
         seed=config.seed,
         recipe=config.recipe,
         thresholds=config.thresholds,
-        n_lists=_n_lists(config, n_live, n_sample),
+        n_lists=n_lists,
         fit_threshold=fit_threshold,
     )
 
@@ -167,7 +170,7 @@ def _fit(run: Run, rows: Rows, dim: int, bits: int | None) -> EncoderRef:
         encoder, receipt = fit_stage(
             run.store,
             x_ND,
-            fit_settings(config, bits, x_ND.shape, rows.live.num_rows, sample.fit_threshold),
+            fit_settings(config, bits, x_ND, rows.live.num_rows, sample.fit_threshold),
             cache=run.cache,
         )
     return EncoderRef(
@@ -186,8 +189,12 @@ def _n_lists(config: IndexConfig, n_live: int, n_sample: int) -> int | None:
     return config.lists or choose_lists(n_live, n_sample)
 
 
-def _affordable_bits(config: IndexConfig, dim: int) -> int:
-    """The bits that the recipe and the dimension ask for, or as many as the memory budget holds."""
+def _affordable_bits(config: IndexConfig, x_ND: VectorArray, n_live: int, share_scanned: float) -> int:
+    """The bits that the recipe and the sample ask for, or as many as the memory budget holds."""
+    dim = x_ND.shape[1]
+    offers = [bits for bits in offered_bits(dim) if can_have(config, dim, bits)]
+    if config.recipe == "centred-rotated" and offers:
+        return cheapest_bits(x_ND, n_live, offers, seed=config.seed, share_scanned=share_scanned)
     bits = choose_bits(dim, config.recipe)
     while not can_have(config, dim, bits):
         bits = (bits - 1) // 64 * 64 or bits - 8

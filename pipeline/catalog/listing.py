@@ -44,7 +44,8 @@ STAGE = "list"
 STAGE_VERSION = 2
 FILE = "listing"
 _THREADS = {SourceFormat.WEBDATASET: 8, SourceFormat.PARQUET: 4}  # pages of Parquet are large
-_BUDGET_BYTES = 16 << 20  # what each thread holds of its file
+_BUDGET_BYTES = 16 << 20  # what each thread holds of its file, to have the next ranges under way
+_LOCAL_BUDGET_BYTES = 1 << 20  # of a file on this machine, which nothing has to be waited for
 
 Advance = Callable[[int, int], None]  # done, total
 
@@ -155,7 +156,8 @@ def _walk(
     source: ObjectStore, spec: SourceSpec, kind: SourceFormat, stat: ObjectStat
 ) -> tuple[pa.Table, dict[str, int]]:
     """Reads the file once; what is wrong with one that is being written meanwhile is not its fault."""
-    with RangedFile(source, stat.key, stat.size_bytes, _BUDGET_BYTES) as file:
+    budget_bytes = _BUDGET_BYTES if source.local_path(stat.key) is None else _LOCAL_BUDGET_BYTES
+    with RangedFile(source, stat.key, stat.size_bytes, budget_bytes) as file:
         try:
             if kind is SourceFormat.WEBDATASET:
                 walked = list_tar(cast(BinaryIO, file), stat.size_bytes, stat.key, spec.id_template)

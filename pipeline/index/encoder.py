@@ -141,12 +141,12 @@ class Encoder:
 
 
 def choose_bits(d: int, recipe: Recipe) -> int:
-    """The bits to fit where nobody asked: those of `default_bits`, or d where the recipe ends there."""
+    """The most bits that are fitted unasked: those of `default_bits`, or d where the recipe ends there."""
     return {"sign": d, "itq": d // 8 * 8, "centred-rotated": default_bits(d)}[recipe]
 
 
 def default_bits(d: int) -> int:
-    """The bits to fit where nobody asked for a number: 512, or d rounded up to 64 where that is more.
+    """The most bits that are fitted unasked: 512, or d rounded up to 64 where that is more (see `bits`).
 
     At d = 128, 512 bits reach with 200 candidates the recall that 128 bits miss with 1,000 (measured on
     faces, DESIGN.md section 6). From d = 512 on, one bit per dimension is enough, and 64 keeps popcounts

@@ -120,7 +120,7 @@ class Index:
         )
         sample = fit_sample(seeded_order(ids, config.seed))
         x_ND = self._rows(sample.rows_N)
-        settings = fit_settings(config, bits, x_ND.shape, len(ids), sample.fit_threshold)
+        settings = fit_settings(config, bits, x_ND, len(ids), sample.fit_threshold)
         return fit_encoder(x_ND, **asdict(settings))
 
     def _rows(self, rows_N: Array) -> Array:

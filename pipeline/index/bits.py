@@ -1,0 +1,81 @@
+"""Chooses the bits of a code where nobody asked for a number: the cheapest offer, judged on the fit sample.
+
+More bits make every comparison dearer and let fewer wrong rows through. For each offer:
+
+1. Some rows of the sample ask for their exact neighbours among the others.
+2. C is the smallest number of candidates that holds 99 % of these, pessimistic on ties.
+3. Wrong candidates are taken to grow with the catalog; cost = words compared + 120 * C, because re-ranking a
+   candidate costs about what comparing 30 codes of 256 bits does (`choose`).
+
+This only picks where calibration begins: the recall is measured afterwards whatever the bits, and where it
+falls short, twice the bits are fitted. Legend: N rows, Q queries, K neighbours, W words of 64 bits.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.index.arrays import IntArray, VectorArray
+from pipeline.index.choose import RERANK_COST
+from pipeline.index.encoder import default_bits, fit_encoder
+
+SHARE_SCANNED = 0.15
+"""Share of the rows that lie in probed lists, for the estimate."""
+_K = 10
+_HELD = 0.99
+_QUERIES = 200
+_MAX_ROWS = 20_000
+_MAX_ELEMENTS = 10_000_000
+_FEW = 500
+_WORDS_OF_RERANK = 4 * RERANK_COST
+
+
+def offered_bits(d: int) -> tuple[int, ...]:
+    """What is tried, ascending: 256, 512, and one bit per dimension where that is more."""
+    return tuple(sorted({256, 512, default_bits(d)}))
+
+
+def cheapest_bits(
+    x_ND: VectorArray, n_live: int, offers: Sequence[int], *, seed: int, share_scanned: float = 1.0
+) -> int:
+    """The offer whose estimated search costs least; the largest where the sample is too small to say.
+
+    Args:
+        x_ND: the fit sample, unit rows.
+        n_live: rows of the whole catalog.
+        offers: bits to choose among, each a multiple of 64; at least one.
+        seed: of the rotations, the encoder's own.
+        share_scanned: of the rows compared in a search.
+    """
+    base_ND = np.ascontiguousarray(x_ND[: min(_MAX_ROWS, _MAX_ELEMENTS // x_ND.shape[1])], dtype=np.float32)
+    if len(base_ND) < _FEW or len(offers) == 1:
+        return max(offers)
+    asking = np.linspace(0, len(base_ND) - 1, _QUERIES).astype(np.int64)
+    nearest_QK = _nearest(base_ND, asking)
+    costs = {}
+    for bits in offers:
+        needed = _candidates(base_ND, asking, nearest_QK, bits, seed)
+        candidates = _K + (needed - _K) * max(n_live / len(base_ND), 1.0)
+        costs[bits] = share_scanned * n_live * bits / 64 + _WORDS_OF_RERANK * candidates
+    return min(costs, key=lambda bits: (costs[bits], bits))
+
+
+def _nearest(base_ND: VectorArray, asking: IntArray) -> IntArray:
+    """Rows nearest to the asking ones, themselves left out; [Q, K]."""
+    similarity_QN = base_ND[asking] @ base_ND.T
+    similarity_QN[np.arange(len(asking)), asking] = -np.inf
+    found_QK: IntArray = np.argpartition(-similarity_QN, _K, axis=1)[:, :_K]
+    return found_QK
+
+
+def _candidates(base_ND: VectorArray, asking: IntArray, nearest_QK: IntArray, bits: int, seed: int) -> int:
+    """The smallest number of candidates that holds the wanted share of the nearest rows."""
+    encoder = fit_encoder(base_ND, bits=bits, seed=seed)
+    codes_NW = encoder.encode(base_ND).view(np.uint64)
+    rank_QK = np.empty(nearest_QK.shape, dtype=np.int64)
+    for query, row in enumerate(asking):
+        hamming_N = np.bitwise_count(codes_NW ^ codes_NW[row]).sum(axis=1, dtype=np.int64)
+        at_most_H = np.bincount(hamming_N, minlength=bits + 1).cumsum()
+        rank_QK[query] = at_most_H[hamming_N[nearest_QK[query]]] - 1  # itself is at distance 0
+    needed = np.sort(rank_QK, axis=None)[int(np.ceil(_HELD * rank_QK.size)) - 1]
+    return max(int(needed), _K)
