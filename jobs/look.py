@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from jobs.changes import changed_catalog
 from jobs.embedding import embed_config_id
 from jobs.inherit import inherited
 from jobs.run import Run
@@ -13,6 +14,7 @@ from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.table import Catalog
 from pipeline.errors import StoreMismatch
 from pipeline.model.file import Model
+from pipeline.snapshot.attributes import attributes_table
 from pipeline.snapshot.evolve import Parent, load_parent
 from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.publish import newest
@@ -26,6 +28,7 @@ class Listed:
     """What the source lists tonight, and how it differs from the newest snapshot.
 
     ``requeued`` are refused images that somebody asked to try again; ``known`` is what has a vector already.
+    ``attributes`` are those of all images of the catalog.
     """
 
     parent: Parent
@@ -33,10 +36,13 @@ class Listed:
     change: Change
     requeued: pa.Table
     known: Reusable
+    attributes: pa.Table
 
 
 def look(run: Run, model: Model) -> Listed:
     """Lists the source and compares it with the newest snapshot; ``run`` takes over what it was not told.
+
+    Nothing is listed where the run has a change list: then the catalog is the newest snapshot's, changed.
 
     Raises:
         StoreMismatch: the collection is made from another source.
@@ -45,17 +51,24 @@ def look(run: Run, model: Model) -> Listed:
     manifest = newest(run.store, run.config.collection)
     _check_source(run, manifest)
     run.config = inherited(run.asked, manifest)
-    with run.stage("list"):
-        catalog = _list(run)
     with run.stage("diff"):
         parent = load_parent(run.store, manifest, model.model_id, run.cache)
+    with run.stage("list"):
+        if run.changes is None:
+            catalog = _list(run)
+            attributes = attributes_table(catalog.images())
+        else:
+            catalog, attributes = changed_catalog(run, manifest, parent, run.changes)
+    with run.stage("diff"):
         again = requeued(parent.refused, requests(run.store, run.config.collection))
         config_id = embed_config_id(run, model)
         lasting = without(parent.lasting_refusals(config_id), again)
         change = diff(catalog, parent.live, lasting)
         known = reusable(parent.live, parent.parts, config_id)
     run.bytes_read += catalog.bytes_read
-    return Listed(parent=parent, catalog=catalog, change=change, requeued=again, known=known)
+    return Listed(
+        parent=parent, catalog=catalog, change=change, requeued=again, known=known, attributes=attributes
+    )
 
 
 def image_shards(run: Run, listed: Listed) -> list[ImageShard]:

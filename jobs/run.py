@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pipeline.catalog.change_list import ChangeList
 from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.cluster.metrics import BYTES, IMAGES, TASKS, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Pool
@@ -43,6 +45,15 @@ class Compared:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """What a compaction did: parts and index shards that were written again, and dead rows left behind."""
+
+    parts: int
+    index_shards: int
+    dropped_rows: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Run:
     """One run of a job.
@@ -70,6 +81,9 @@ class Run:
     ended: str = ""
     compared: Compared | None = None
     drift: Drift | None = None
+    changes: ChangeList | None = None
+    compacted: Compacted | None = None
+    report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Keeps what was asked for: ``config`` also takes over what the collection has."""

@@ -22,6 +22,7 @@ VectorDtype = Literal["float32", "float16"]
 
 _GROUP_BYTES = 4 << 20
 _GROUP_ROWS = 10_000
+_WRITTEN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -71,8 +72,7 @@ class PartWriter:
         self, sink: IO[bytes], dim: int, metadata: dict[str, str], dtype: VectorDtype = "float32"
     ) -> None:
         schema = part_schema(dim, dtype).with_metadata(dict(sorted(metadata.items())))
-        group_rows = _GROUP_BYTES // (dim * np.dtype(dtype).itemsize)
-        self._groups = _RowGroups(sink, schema, max(1, min(_GROUP_ROWS, group_rows)))
+        self._groups = _RowGroups(sink, schema, _group_rows(schema))
 
     def add(self, image: EmbeddedImage, vector_D: npt.NDArray[np.floating[Any]]) -> None:
         """Appends one image and its unit vector."""
@@ -128,6 +128,12 @@ def rejects_bytes(rejects: Sequence[Reject]) -> bytes:
     return buffer.getvalue()
 
 
+def write_rows(sink: IO[bytes], table: pa.Table) -> None:
+    """Writes whole rows of a part, with the file metadata of their schema; the bytes are ``PartWriter``'s."""
+    with pq.ParquetWriter(sink, table.schema, **_WRITTEN) as writer:
+        writer.write_table(table, _group_rows(table.schema))
+
+
 def read_vectors(path: Path) -> npt.NDArray[np.float32]:
     """The vectors of a part, float32 [N, D], rows as in the file."""
     column = pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
@@ -148,7 +154,7 @@ class _RowGroups:
         self._schema = schema
         self._group_rows = group_rows
         self._rows: list[tuple[Any, ...]] = []
-        self._writer = pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False)
+        self._writer = pq.ParquetWriter(sink, schema, **_WRITTEN)
 
     def add(self, row: tuple[Any, ...]) -> None:
         self._rows.append(row)
@@ -167,6 +173,13 @@ class _RowGroups:
         ]
         self._rows.clear()
         self._writer.write_table(pa.table(columns, schema=self._schema), self._group_rows)
+
+
+def _group_rows(schema: pa.Schema) -> int:
+    """How many rows of a part are one row group: it follows from the vectors alone."""
+    vector = schema.field("embedding").type
+    row_bytes: int = vector.list_size * vector.value_type.bit_width // 8
+    return max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
 
 
 def _column(values: Sequence[Any], field: pa.Field) -> pa.Array:

@@ -42,7 +42,7 @@ def read_attributes(store: ObjectStore, layers: Sequence[AttributesRef], cache: 
     """The layers merged: one row per id, the latest; columns of all layers."""
     merged = pa.table({name: pa.array([], type=pa.string()) for name in _KEYS})
     for layer in layers:
-        merged = _overlay(merged, pq.read_table(fetch(store, layer.file, cache)))
+        merged = overlay(merged, pq.read_table(fetch(store, layer.file, cache)))
     return merged
 
 
@@ -95,7 +95,8 @@ def differing(table: pa.Table, present: pa.Table) -> npt.NDArray[np.bool_]:
     return np.asarray(differs.to_numpy(), dtype=bool)
 
 
-def _overlay(lower: pa.Table, upper: pa.Table) -> pa.Table:
+def overlay(lower: pa.Table, upper: pa.Table) -> pa.Table:
+    """One table of attributes over another: where both have an id, the row of ``upper`` counts."""
     keep = pc.invert(pc.is_in(lower["image_id"], value_set=upper["image_id"].combine_chunks()))
     lower = lower.filter(keep)
     for name in set(lower.schema.names) & set(upper.schema.names):

@@ -105,10 +105,9 @@ def evolve(
     ``is_recent`` tells of the sequence in which bytes were first refused whether an old vector may stand in
     for them still.
     """
-    known = {part.key for part in parent.parts}
     repeats = [part for part in new if _repeats(store, parent, part, cache)]
     new = [part for part in new if part not in repeats]
-    parts = [*parent.parts, *(part for part in new if part.key not in known)]
+    parts = _with_new(parent.parts, new)
     fresh_masks = {part.key: np.zeros(part.rows, dtype=bool) for part in new}
     added = live_rows(store, new, fresh_masks, cache)
     replaced = change.changed & contains(parent.live["image_id"], added["image_id"])
@@ -141,6 +140,17 @@ def reasons(parent: Parent, change: Change, listing: pa.Table, new: Sequence[Par
         for reason, count in part.rejected.items():
             counts[reason] = counts.get(reason, 0) + count
     return dict(sorted(counts.items()))
+
+
+def _with_new(parts: Sequence[PartRef], new: Sequence[PartRef]) -> list[PartRef]:
+    """The parts and the new ones; of a part that was packed away, but for its rejects, the rows come back."""
+    again = {part.key: part for part in new}
+    known = {part.key for part in parts}
+    old = [
+        again[part.key].model_copy(update={"since": part.since}) if part.key in again else part
+        for part in parts
+    ]
+    return [*old, *(part for part in new if part.key not in known)]
 
 
 def _refused_now(
