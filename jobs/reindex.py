@@ -9,8 +9,8 @@ on which nothing changed comes to the snapshot that is there: no worker is neede
 is published.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -18,9 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.compaction import compact, due_compaction
 from jobs.embedding import Embedded, embed_stage
+from jobs.imported import Importer
 from jobs.look import Listed, image_shards, look
 from jobs.models import collection_model
+from jobs.night_report import night_report
 from jobs.reembed import check_reembed
 from jobs.run import Run, software_versions, utc_now
 from jobs.sitting import Sitting
@@ -30,12 +33,21 @@ from pipeline.catalog.table import Catalog
 from pipeline.errors import CommitConflict, UsageError
 from pipeline.fingerprint import canonical_json
 from pipeline.model.file import Model
-from pipeline.snapshot.attributes import add_layer, attributes_table
+from pipeline.snapshot.attributes import add_layer
 from pipeline.snapshot.evolve import Parent, Rows, evolve, reasons
-from pipeline.snapshot.gates import Evidence, Thresholds, check_overrides, judge, refusing
-from pipeline.snapshot.manifest import Content, Coverage, Manifest, ModelRef, SourceRef
+from pipeline.snapshot.gates import Evidence, Spread, Thresholds, check_overrides, judge, refusing
+from pipeline.snapshot.manifest import (
+    Content,
+    Coverage,
+    EncoderRef,
+    IndexShardRef,
+    Manifest,
+    ModelRef,
+    SourceRef,
+)
 from pipeline.snapshot.publish import keep_candidate, manifest_of, publish
 from pipeline.snapshot.rows import rows_digest, write_dead_rows, write_listing_rejects
+from pipeline.snapshot.spread import snapshot_spread
 from pipeline.storage import layout
 from pipeline.storage.probe import prepare_store
 
@@ -50,6 +62,7 @@ _ENCODER_SETTINGS = (
     "seed",
     "vector_dtype",
 )
+_Kept = tuple[EncoderRef, Sequence[IndexShardRef]] | None
 _LABEL_ALIASES = {"@folder": "folder", "@cls": "cls"}
 
 
@@ -93,8 +106,8 @@ class _Findings:
         )
 
 
-def reindex(run: Run) -> Night:
-    """Brings the collection up to date with its source.
+def reindex(run: Run, importer: Importer | None = None) -> Night:
+    """Brings the collection up to date with its source; ``importer`` may have vectors of fresh images.
 
     Raises:
         UsageError: source, store, model and collection do not fit together.
@@ -104,10 +117,10 @@ def reindex(run: Run) -> Night:
     model = _begin(run)
     for attempt in range(1, _ATTEMPTS):
         try:
-            return _night(run, model)
+            return _night(run, model, importer=importer)
         except CommitConflict as exc:
             run.events.record("commit_conflict", attempt=attempt, message=exc.message)
-    return _night(run, model)
+    return _night(run, model, importer=importer)
 
 
 def backfill(run: Run, sitting: Sitting) -> Night:
@@ -130,30 +143,54 @@ def _begin(run: Run) -> Model:
     return model
 
 
-def _night(run: Run, model: Model, sitting: Sitting | None = None) -> Night:
+def _night(run: Run, model: Model, sitting: Sitting | None = None, importer: Importer | None = None) -> Night:
     """A night, or with ``sitting`` one of a backfill."""
     listed = look(run, model)
-    if sitting is None:
-        check_reembed(run, listed, model)
     check_index(run.config.index, model.card.dim)
     attributes = _attributes(run, listed)
+    imported = None if importer is None else importer(run, model, listed)
+    if imported is not None:
+        listed = imported.without_imported(listed)
+    if sitting is None:
+        check_reembed(run, listed, model)
     parent, catalog, change = listed.parent, listed.catalog, listed.change
     with run.stage("embed"):
         embedded = embed_stage(run, image_shards(run, listed), model, parent, sitting)
+        if imported is not None:
+            embedded = imported.and_embedded(embedded)
         is_recent = partial(_is_recent, run, parent.sequence)
         rows = evolve(run.store, parent, change, embedded.parts, is_recent=is_recent, cache=run.cache)
     found = _Findings(
         parent=parent, catalog=catalog, attributes=attributes, change=change, embedded=embedded, rows=rows
     )
     run.events.record("counted", **found.coverage().model_dump(), skipped=dict(catalog.skipped))
-    content, bit_imbalance = _content(run, model, found)
+    found, kept = _compacted(run, model, found)
+    content, bit_imbalance = _content(run, model, found, kept)
     candidate = _judged(run, found, content, bit_imbalance)
+    run.report = night_report(run, parent, rows, embedded.parts, candidate)
+    run.events.record("reported", **run.report)
     return _conclude(run, parent.manifest, candidate, publishing=sitting is None)
 
 
-def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
+def _compacted(run: Run, model: Model, found: _Findings) -> tuple[_Findings, _Kept]:
+    """The findings after compaction, if it is due, and what of the parent's index serves on."""
+    manifest, settings = found.parent.manifest, _settings(run)
+    if manifest is None or manifest.content.model.id != model.model_id or run.config.index.refit:
+        return found, None
+    present = manifest.content
+    if any(present.settings.get(name) != settings[name] for name in _ENCODER_SETTINGS):
+        return found, None
+    due = due_compaction(run, found.parent, found.rows, present.index_shards)
+    if due is None:
+        return found, (present.encoder, present.index_shards)
+    return replace(found, rows=compact(run, found.rows, due)), (present.encoder, due.kept)
+
+
+def _content(run: Run, model: Model, found: _Findings, kept: _Kept) -> tuple[Content, float]:
     """What the candidate contains; the parent's index as it is where neither rows nor settings moved."""
     rows, parent = found.rows, found.parent
+    present = parent.manifest.content if parent.manifest is not None else None
+    settings = _settings(run)
     plain: dict[str, Any] = {
         "model": ModelRef(
             id=model.model_id, name=model.card.name, dim=model.card.dim, provider=run.config.embed.provider
@@ -163,17 +200,12 @@ def _content(run: Run, model: Model, found: _Findings) -> tuple[Content, float]:
         "live_rows": rows.live.num_rows,
         "rows_digest": rows_digest(rows.live),
         "rejected": reasons(parent, found.change, found.catalog.refused(), found.embedded.parts),
-        "settings": _settings(run),
+        "settings": settings,
         "listing_rejects": write_listing_rejects(run.store, found.catalog.refused()),
     }
-    present = parent.manifest.content if parent.manifest is not None else None
-    keep = None
-    if present is not None and present.model.id == model.model_id and not run.config.index.refit:
-        if not rows.moved and present.settings == plain["settings"]:
-            return present.model_copy(update=plain), _carried(parent.manifest, "bit_balance")
-        if all(present.settings.get(name) == plain["settings"][name] for name in _ENCODER_SETTINGS):
-            keep = (present.encoder, present.index_shards)
-    indexed = index_stage(run, rows, model.card.dim, keep)
+    if present is not None and kept is not None and not rows.moved and present.settings == settings:
+        return present.model_copy(update=plain), _carried(parent.manifest, "bit_balance")
+    indexed = index_stage(run, rows, model.card.dim, kept)
     content = Content(
         **plain,
         encoder=indexed.encoder,
@@ -200,6 +232,7 @@ def _judged(run: Run, found: _Findings, content: Content, bit_imbalance: float) 
         norm_error=max(found.embedded.norm_error, _carried(parent, "unit_norm")),
         recall_low=1.0 if point.method == "exact" else point.ann_recall[point.k].low,
         bit_imbalance=bit_imbalance if point.method == "hamming" else 0.0,  # else no search uses bits
+        spread=_spread(run, found, content),
         rolled_back=digest in refused_digests or content.rows_digest in refused_rows,
     )
     gates_config = run.config.gates
@@ -207,6 +240,8 @@ def _judged(run: Run, found: _Findings, content: Content, bit_imbalance: float) 
         max_rejected_share=gates_config.max_rejected_share,
         max_shrink_share=gates_config.max_shrink_share,
         max_bit_imbalance=gates_config.max_bit_imbalance,
+        min_variance=gates_config.min_variance,
+        min_distinct_codes=gates_config.min_distinct_codes,
         target_recall=run.config.index.recall,
     )
     gates = judge(evidence, limits, gates_config.override)
@@ -248,15 +283,26 @@ def _conclude(run: Run, parent: Manifest | None, candidate: Manifest, *, publish
     return Night(manifest=outcome.manifest, published=outcome.published, candidate_key=None)
 
 
-def _carried(parent: Manifest | None, gate: str) -> float:
+def _carried(parent: Manifest | None, gate: str, absent: float = 0.0) -> float:
     """What the parent snapshot's gate measured: it holds for the rows and shards that are kept."""
     gates = [] if parent is None else parent.gates
-    return next((record.value for record in gates if record.name == gate), 0.0)
+    return next((record.value for record in gates if record.name == gate), absent)
+
+
+def _spread(run: Run, found: _Findings, content: Content) -> Spread:
+    """The spread of the vectors; the parent's where no index shard is new, so that none has to be read."""
+    parent = found.parent.manifest
+    if parent is not None and parent.content.index_shards == content.index_shards:
+        return Spread(
+            variance=_carried(parent, "variance", 1.0),
+            distinct_codes=_carried(parent, "distinct_codes", 1.0),
+        )
+    return snapshot_spread(run.store, content, found.rows.live, run.cache)
 
 
 def _attributes(run: Run, listed: Listed) -> pa.Table:
     """The catalog's attributes; a label that nobody has is found out before any image is read."""
-    table = attributes_table(listed.catalog.images())
+    table = listed.attributes
     label = run.config.label
     column = _label_column(label)
     manifest = listed.parent.manifest
@@ -336,6 +382,8 @@ def summary(run: Run, night: Night) -> Mapping[str, Any]:
             **{f"ann_recall@{k}": asdict(found) for k, found in point.ann_recall.items()},
         },
         "gates": [gate.model_dump() for gate in manifest.gates],
+        "night": run.report,
+        "compacted": None if run.compacted is None else asdict(run.compacted),
         "predicted": None if run.compared is None else asdict(run.compared),
         "bytes": {"read": run.bytes_read, "written": run.bytes_written},
         "seconds": run.seconds,

@@ -6,12 +6,23 @@ nearest known one. Secrets have no place here: they come from the environment th
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from pipeline.errors import ConfigError
 
@@ -24,7 +35,16 @@ def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+def _web_url(value: SecretStr) -> SecretStr:
+    """A URL that may be posted to; it may hold a secret in its path, so it is never shown."""
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("not an http:// or https:// URL without credentials")
+    return value
+
+
 _Patterns = Annotated[tuple[str, ...], BeforeValidator(_split)]
+_WebUrl = Annotated[SecretStr, AfterValidator(_web_url)]
 
 
 class _Section(BaseModel):
@@ -48,7 +68,7 @@ class ReadConfig(_Section):
 class EmbedConfig(_Section):
     """How embedding is computed; ``provider``, ``precision`` and ``dtype`` are part of a vector's key."""
 
-    workers: int | None = Field(None, ge=1, description="actors; one per CPU or GPU if absent")
+    workers: int | None = Field(None, ge=1, le=10_000, description="actors; one per CPU or GPU if absent")
     threads: int | None = Field(None, ge=1, description="inference threads per actor, 1 if absent")
     batch_size: int = Field(8, ge=1, le=4096, description="images that go through the model at once")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field("cpu", description="execution provider")
@@ -91,6 +111,10 @@ class IndexConfig(_Section):
         None, ge=1, description="bytes a vector may keep in memory: its code and its int8 vector"
     )
     shard_rows: int = Field(5_000_000, ge=1, description="the most rows in one index shard")
+    compact_share: float = Field(
+        0.1, gt=0, le=1, description="share of dead or of delta rows above which index shards are built anew"
+    )
+    compact_deltas: int = Field(8, ge=0, description="the most small index shards beside the largest")
     max_candidates: int | None = Field(
         None, ge=1, description="the budget for C; from the catalog's size if absent"
     )
@@ -115,7 +139,39 @@ class GatesConfig(_Section):
     max_rejected_share: float = Field(0.05, ge=0, le=1, description="rejected / listed")
     max_shrink_share: float = Field(0.2, ge=0, le=1, description="images lost since the last snapshot")
     max_bit_imbalance: float = Field(0.1, ge=0, le=0.5, description="mean |share of ones - .5|")
+    min_variance: float = Field(0.001, ge=0, le=1, description="spread of the vectors of different images")
+    min_distinct_codes: float = Field(0.1, ge=0, le=1, description="different codes / different images")
     override: dict[str, str] = Field({}, description="gate name = reason")
+
+
+class HooksConfig(_Section):
+    """Who is told what was published or refused; see ``jobs.hooks``."""
+
+    on_publish: _Patterns = Field((), description="a command and its arguments, after a publication")
+    on_refusal: _Patterns = Field((), description="a command and its arguments, after a gate refused")
+    publish_url: _WebUrl | None = Field(None, description="gets a POST after a publication")
+    refusal_url: _WebUrl | None = Field(None, description="gets a POST after a gate refused")
+    timeout_s: float = Field(60.0, gt=0, le=3600, description="time that a hook has")
+
+
+class S3Config(_Section):
+    """How S3 is reached for a source or store; what is absent is what the AWS environment says."""
+
+    profile: str | None = Field(None, description="of the AWS configuration files")
+    endpoint: str | None = Field(None, description="another S3 service than AWS")
+    region: str | None = Field(None, description="of the bucket")
+    role_arn: str | None = Field(None, description="a role to assume")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _plain_endpoint(cls, endpoint: str | None) -> str | None:
+        return endpoint if endpoint is None else _web_url(SecretStr(endpoint)).get_secret_value()
+
+
+def _s3_uri(uri: str) -> str:
+    if not re.fullmatch(r"s3://[^/@\s]+(/[^\s]*)?", uri):
+        raise ValueError("not s3://bucket or s3://bucket/prefix")
+    return uri
 
 
 class CatalogConfig(_Section):
@@ -144,6 +200,10 @@ class CatalogConfig(_Section):
     index: IndexConfig = IndexConfig()
     gates: GatesConfig = GatesConfig()
     prices: PricesConfig = PricesConfig()
+    hooks: HooksConfig = HooksConfig()
+    s3: dict[Annotated[str, AfterValidator(_s3_uri)], S3Config] = Field(
+        {}, description="URI = how S3 is reached there; the longest URI counts"
+    )
 
 
 def load_catalog(
@@ -204,9 +264,10 @@ def _from_file(file: Path, name: str | None) -> dict[str, Any]:
             f"{file} is not TOML: {exc}", fix="see docs/configuration.md for an example"
         ) from exc
     for key in document:
-        if key != "catalogs":
+        if key not in ("catalogs", "s3"):
             raise ConfigError(
-                f"{file} has an unknown table {key!r}", fix="catalogs are tables [catalogs.<name>]"
+                f"{file} has an unknown table {key!r}",
+                fix='there are tables [catalogs.<name>] and [s3."s3://bucket/prefix"]',
             )
     catalogs = document.get("catalogs", {})
     if not isinstance(catalogs, dict) or not all(isinstance(catalog, dict) for catalog in catalogs.values()):
@@ -218,7 +279,7 @@ def _from_file(file: Path, name: str | None) -> dict[str, Any]:
         raise ConfigError(
             f"{file} has no catalog {name!r}", fix=f"it has {', '.join(sorted(catalogs)) or 'none'}"
         )
-    return dict(catalogs[name])
+    return {**({"s3": document["s3"]} if "s3" in document else {}), **catalogs[name]}
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -247,17 +308,31 @@ def _validated(document: dict[str, Any]) -> CatalogConfig:
         key = ".".join(str(part) for part in error["loc"])
         if isinstance(error["input"], dict) and error["type"] == "extra_forbidden":
             key = f"{key}.{next(iter(error['input']), '')}"
+        if key.endswith(".[key]"):  # not repeated: a URI may hold a password
+            raise ConfigError(
+                "a table of s3 has a name that is no URI of S3",
+                fix='name it by s3://bucket or s3://bucket/prefix, as in [s3."s3://photos"]',
+            ) from None
         if error["type"] == "extra_forbidden":
             raise ConfigError(f"unknown configuration key {key!r}", fix=_nearest(key)) from exc
         if error["type"] == "missing":
             raise ConfigError(
                 f"{key} is not given", fix=f"pass --{key}, or set it in the configuration file"
             ) from exc
-        raise ConfigError(
-            f"{key}: {error['msg']}, got {error['input']!r}", fix="see docs/configuration.md"
-        ) from exc
+        is_secret = key.endswith(("_url", ".endpoint"))
+        got = "" if is_secret else f", got {error['input']!r}"
+        cause = None if is_secret else exc
+        raise ConfigError(f"{key}: {error['msg']}{got}", fix="see docs/configuration.md") from cause
 
 
 def _nearest(key: str) -> str:
+    if key.startswith("s3."):
+        section, _, last = key.rpartition(".")
+        near = difflib.get_close_matches(last, S3Config.model_fields, n=1, cutoff=0.5)
+        return (
+            f"did you mean {f'{section}.{near[0]}'!r}?"
+            if near
+            else f"it has {', '.join(S3Config.model_fields)}"
+        )
     near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else "see docs/configuration.md for all keys"

@@ -4,7 +4,7 @@ Each gate is a number against a threshold. A gate that fails can be overridden b
 recorded in the manifest. Nothing is measured here: the inputs are what the stages found.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
@@ -21,6 +21,8 @@ GATES = (
     "unique_ids",
     "recall",
     "bit_balance",
+    "variance",
+    "distinct_codes",
     "not_rolled_back",
 )
 
@@ -33,7 +35,19 @@ class Thresholds:
     max_shrink_share: float = 0.2
     norm_tolerance: float = 1e-3
     max_bit_imbalance: float = 0.1
+    min_variance: float = 0.001
+    min_distinct_codes: float = 0.1
     target_recall: float = 0.99
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How different the vectors and codes of different images are; 1 where there are too few to say."""
+
+    variance: float
+    """1 - |mean|**2 of unit vectors: 0 if all are one, near 1 if they point everywhere."""
+    distinct_codes: float
+    """Different codes per image, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +66,7 @@ class Evidence:
     norm_error: float
     recall_low: float
     bit_imbalance: float
+    spread: Spread
     rolled_back: bool
 
 
@@ -72,8 +87,33 @@ def judge(evidence: Evidence, limits: Thresholds, overrides: Mapping[str, str]) 
     Raises:
         UsageError: an override names a gate that does not exist.
     """
+    return overridden(_verdicts(evidence, limits), overrides)
+
+
+def judged_again(
+    records: Sequence[GateRecord], *, live_rows: int, parent_live_rows: int, rolled_back: bool
+) -> list[GateRecord]:
+    """The verdicts on content that is to follow another parent: the gates that look at a parent, anew.
+
+    An override of one of those was given for another parent and holds no more.
+    """
+    limits = {record.name: record.threshold for record in records}
+    shrink_limit = limits.get("shrink", Thresholds().max_shrink_share)
+    anew = [
+        _shrink(live_rows, parent_live_rows, shrink_limit),
+        _not_rolled_back(rolled_back=rolled_back),
+    ]
+    names = {record.name for record in anew}
+    return [*(record for record in records if record.name not in names), *anew]
+
+
+def overridden(records: Sequence[GateRecord], overrides: Mapping[str, str]) -> list[GateRecord]:
+    """The verdicts with the reasons for publishing in spite of those that fail.
+
+    Raises:
+        UsageError: an override names a gate that does not exist.
+    """
     check_overrides(overrides)
-    records = _verdicts(evidence, limits)
     return [
         record.model_copy(update={"override": overrides[record.name]})
         if not record.passed and record.name in overrides
@@ -82,7 +122,7 @@ def judge(evidence: Evidence, limits: Thresholds, overrides: Mapping[str, str]) 
     ]
 
 
-def refusing(records: list[GateRecord]) -> list[GateRecord]:
+def refusing(records: Sequence[GateRecord]) -> list[GateRecord]:
     """The gates that keep the candidate from being published."""
     return [record for record in records if not record.passed and record.override is None]
 
@@ -92,9 +132,6 @@ def _verdicts(evidence: Evidence, limits: Thresholds) -> list[GateRecord]:
     accounted = coverage.embedded + coverage.reused + coverage.stale + coverage.rejected + coverage.set_aside
     refused = coverage.rejected + coverage.stale  # stale images are refused too, an old vector stands in
     rejected_share = refused / max(coverage.listed, 1)
-    shrink = (
-        max(0.0, 1 - evidence.live_rows / evidence.parent_live_rows) if evidence.parent_live_rows else 0.0
-    )
     return [
         _at_most("coverage", abs(coverage.listed - accounted), 0, "listed images that are not accounted for"),
         _at_most("set_aside", coverage.set_aside, 0, "images set aside after their worker died"),
@@ -104,7 +141,7 @@ def _verdicts(evidence: Evidence, limits: Thresholds) -> list[GateRecord]:
             limits.max_rejected_share,
             "share of images refused",
         ),
-        _at_most("shrink", shrink, limits.max_shrink_share, "share of images lost since the last snapshot"),
+        _shrink(evidence.live_rows, evidence.parent_live_rows, limits.max_shrink_share),
         _at_least("not_empty", evidence.live_rows, 1, "images in the snapshot"),
         _at_most("one_model", evidence.n_models, 1, "models in one snapshot"),
         _at_most(
@@ -113,8 +150,26 @@ def _verdicts(evidence: Evidence, limits: Thresholds) -> list[GateRecord]:
         _at_most("unique_ids", evidence.live_rows - evidence.distinct_live_ids, 0, "ids that occur twice"),
         _at_least("recall", evidence.recall_low, limits.target_recall, "lower bound of the measured recall"),
         _at_most("bit_balance", evidence.bit_imbalance, limits.max_bit_imbalance, "mean imbalance of a bit"),
-        _at_most("not_rolled_back", int(evidence.rolled_back), 0, "content that was rolled back before"),
+        _at_least(
+            "variance", evidence.spread.variance, limits.min_variance, "spread of different images' vectors"
+        ),
+        _at_least(
+            "distinct_codes",
+            evidence.spread.distinct_codes,
+            limits.min_distinct_codes,
+            "different codes among different images",
+        ),
+        _not_rolled_back(rolled_back=evidence.rolled_back),
     ]
+
+
+def _shrink(live_rows: int, parent_live_rows: int, limit: float) -> GateRecord:
+    lost = max(0.0, 1 - live_rows / parent_live_rows) if parent_live_rows else 0.0
+    return _at_most("shrink", lost, limit, "share of images lost since the last snapshot")
+
+
+def _not_rolled_back(*, rolled_back: bool) -> GateRecord:
+    return _at_most("not_rolled_back", int(rolled_back), 0, "content that was rolled back before")
 
 
 def _at_most(name: str, value: float, threshold: float, what: str) -> GateRecord:

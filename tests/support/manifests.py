@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.fingerprint import sha256_hex
 from pipeline.index.calibrate import calibrate
-from pipeline.snapshot.gates import Evidence
+from pipeline.snapshot.gates import Evidence, Spread
 from pipeline.snapshot.manifest import (
     Content,
     Coverage,
@@ -117,6 +117,7 @@ def evidence(**changes: Any) -> Evidence:
         "norm_error": 0.0,
         "recall_low": 1.0,
         "bit_imbalance": 0.0,
+        "spread": Spread(variance=1.0, distinct_codes=1.0),
         "rolled_back": False,
     }
     return Evidence(**{**plain, **changes})

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from jobs.reindex import Night, reindex
+from jobs.imported import Importer
+from jobs.reindex import Night, backfill, reindex
 from jobs.run import Run
+from jobs.sitting import Sitting
+from pipeline.catalog.change_list import ChangeList
 from pipeline.config import CatalogConfig
 from pipeline.fingerprint import sealed, unsealed
 from pipeline.model.file import read_model
@@ -41,6 +44,7 @@ class Collection:
     pool: InlinePool = field(default_factory=InlinePool)
     run: Run | None = None
     n_runs: int = 0
+    changes: ChangeList | None = None
 
     def __post_init__(self) -> None:
         self.source.mkdir(parents=True, exist_ok=True)
@@ -61,8 +65,15 @@ class Collection:
         prepare_store(self.store)
         self.store.put(layout.model(read_model(model, "tiny").model_id), model)
 
-    def night(self, **settings: Any) -> Night:
+    def night(self, importer: Importer | None = None, **settings: Any) -> Night:
         """One night; what it published is checked against the identity and its own files."""
+        return self._checked(reindex(self._run(settings), importer))
+
+    def backfill(self, sitting: Sitting, **settings: Any) -> Night:
+        """One sitting; the candidate that it ends with is checked."""
+        return self._checked(backfill(self._run(settings), sitting))
+
+    def _run(self, settings: dict[str, Any]) -> Run:
         self.n_runs += 1
         config = CatalogConfig.model_validate(
             {
@@ -85,7 +96,11 @@ class Collection:
             progress=Silence(),
             events=EventLog(self.store, run_id),
         )
-        night = reindex(self.run)
+        self.run.changes = self.changes
+        return self.run
+
+    def _checked(self, night: Night) -> Night:
+        assert self.run is not None
         self.run.events.flush()
         check(self, night)
         return night

@@ -123,6 +123,7 @@ def test_config_set_reaches_a_gate_override() -> None:
         ("index.bits=12", "index.bits.*multiple of 8", ""),
         ("index.recall_at=11", "index.recall_at.*1, 10 or 100", ""),
         ("embed.workers=-1", "embed.workers", ""),
+        ("embed.workers=1000000", "embed.workers", ""),
         ("embed.batch_size=1e9", "embed.batch_size", ""),
         ("read.format=zip", "read.format.*'zip'", ""),
         ("collection=../x", "collection.*'../x'", ""),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.snapshot.gates import GATES, Thresholds, judge, refusing
+from pipeline.snapshot.gates import GATES, Spread, Thresholds, judge, refusing
 from tests.support.manifests import coverage, evidence
 
 LIMITS = Thresholds()
@@ -29,6 +29,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("unique_ids", {}, {"distinct_live_ids": 99}),
     ("recall", {"recall_low": 0.99}, {"recall_low": 0.9899}),
     ("bit_balance", {"bit_imbalance": 0.1}, {"bit_imbalance": 0.11}),
+    (
+        "variance",
+        {"spread": Spread(variance=0.001, distinct_codes=1)},
+        {"spread": Spread(variance=0.0009, distinct_codes=1)},
+    ),
+    (
+        "distinct_codes",
+        {"spread": Spread(variance=1, distinct_codes=0.1)},
+        {"spread": Spread(variance=1, distinct_codes=0.09)},
+    ),
     ("not_rolled_back", {"rolled_back": False}, {"rolled_back": True}),
 ]
 
