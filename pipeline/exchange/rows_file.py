@@ -57,7 +57,7 @@ def write_rows(snapshot: OpenSnapshot, path: Path, *, with_attributes: bool) -> 
     wanted = alive_masks(snapshot)
     attributes = Attributes.of(snapshot, wanted) if with_attributes else None
     schema = _schema(snapshot, attributes, [], {})
-    with written_aside(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+    with written_aside(path) as aside, _writer(aside, schema) as writer:
         return _write(writer, schema, live_batches(snapshot, wanted), attributes)
 
 
@@ -67,7 +67,7 @@ def write_changes(
     """Writes what has changed from snapshot ``since`` to this one."""
     attributes = Attributes.of(snapshot, changes.upserts) if with_attributes else None
     schema = _schema(snapshot, attributes, [pa.field(_CHANGE, pa.string())], {"bitsieve.since": str(since)})
-    with written_aside(path) as aside, pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+    with written_aside(path) as aside, _writer(aside, schema) as writer:
         _write(writer, schema, live_batches(snapshot, changes.upserts), attributes)
         for start in range(0, len(changes.deletes), BATCH_ROWS):
             ids = changes.deletes.slice(start, BATCH_ROWS).combine_chunks()
@@ -92,6 +92,12 @@ def snapshot_metadata(snapshot: OpenSnapshot) -> dict[str, str]:
         "bitsieve.model_id": manifest.content.model.id,
         "bitsieve.snapshot": str(manifest.sequence),
     }
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Dictionaries for attributes only: ids and components of vectors hardly repeat."""
+    attributes = [name for name in schema.names if name not in (_ID, _VECTOR)]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=attributes or False)
 
 
 def _write(

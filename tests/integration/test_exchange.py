@@ -1,0 +1,118 @@
+"""What is exported serves another engine as it serves ours; the import command ends as a night does."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.bench.peers_environment import environment
+from jobs.run import default_cache
+from pipeline.exchange.changes import changes_since
+from pipeline.exchange.rows_file import write_changes, write_rows
+from pipeline.snapshot.open import OpenSnapshot
+from pipeline.snapshot.publish import snapshot as published
+from pipeline.storage.local import LocalStore
+from tests.support.command import Command
+from tests.support.nights import Collection
+from tests.support.tiny_catalogs import jpeg, write_folder
+
+pytestmark = pytest.mark.integration
+
+_LANCEDB = ["lancedb==0.40.0", "numpy==2.4.6", "pyarrow==26.0.1"]  # as in jobs/bench/index/grid.py
+_K = 10
+_THEIRS = """
+import json, sys
+import lancedb
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+folder, rows, changes, queries, k = sys.argv[1:]
+table = lancedb.connect(folder).create_table("images", pq.read_table(rows))
+
+def answers():
+    found = []
+    for query in pq.read_table(queries)["embedding"].to_pylist():
+        search = table.search(query, vector_column_name="embedding").distance_type("l2").limit(int(k))
+        answer = search.to_arrow()
+        found.append([answer["image_id"].to_pylist(), answer["_distance"].to_pylist()])
+    return found
+
+before = answers()
+delta = pq.read_table(changes)
+upserts = delta.filter(pc.equal(delta["change"], "upsert")).drop_columns("change")
+merge = table.merge_insert("image_id").when_matched_update_all().when_not_matched_insert_all()
+merge.execute(upserts)
+gone = delta.filter(pc.equal(delta["change"], "delete"))["image_id"].to_pylist()
+table.delete("image_id in (" + ", ".join(f"'{one}'" for one in gone) + ")")
+print(json.dumps({"before": before, "after": answers()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def lancedb_python() -> str:
+    """A Python that has LanceDB, made once and kept in the cache folder, as ``bench index`` makes it."""
+    made = environment(default_cache(os.environ) / "bench-peers-lancedb", _LANCEDB, make=True)
+    if made.python is None:
+        pytest.skip(f"LanceDB cannot be installed: {made.failure}")
+    return made.python
+
+
+def two_nights(folder: Path) -> tuple[Collection, OpenSnapshot, OpenSnapshot]:
+    """300 images; on the second night 20 are gone, 20 have other bytes and 20 are new."""
+    collection = Collection(folder)
+    write_folder(collection.source, {f"{n:03d}.jpg": jpeg(n) for n in range(300)})
+    first = collection.night()
+    for n in range(20):
+        (collection.source / f"{n:03d}.jpg").unlink()
+    write_folder(collection.source, {f"{n:03d}.jpg": jpeg(1000 + n) for n in range(20, 40)})
+    write_folder(collection.source, {f"new{n}.jpg": jpeg(2000 + n) for n in range(20)})
+    return collection, collection.open(first), collection.open(collection.night())
+
+
+@pytest.mark.timeout(900)  # LanceDB may have to be installed
+def test_lancedb_answers_as_we_do_from_exported_rows_and_again_after_exported_changes(
+    tmp_path: Path, lancedb_python: str
+) -> None:
+    _, before, after = two_nights(tmp_path / "ours")
+    write_rows(before, tmp_path / "rows.parquet", with_attributes=False)
+    changes = changes_since(before, after, with_attributes=False)
+    write_changes(after, changes, 1, tmp_path / "changes.parquet", with_attributes=False)
+    xq_QD = after.vectors[::15]
+    pq.write_table(pa.table({"embedding": xq_QD.tolist()}), tmp_path / "queries.parquet")
+    files = [tmp_path / name for name in ("lance", "rows.parquet", "changes.parquet", "queries.parquet")]
+    done = subprocess.run(
+        [lancedb_python, "-c", _THEIRS, *map(str, files), str(_K)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    for name, snapshot in (("before", before), ("after", after)):
+        ours = snapshot.searcher.search(xq_QD, _K, exact=True)
+        for ids, distances, (their_ids, their_distances) in zip(
+            ours.ids, ours.distances, theirs[name], strict=True
+        ):
+            np.testing.assert_allclose(distances, their_distances, atol=1e-5)
+            near_end = {one for one, far in zip(ids, distances, strict=True) if far < distances[-1] - 1e-5}
+            assert near_end <= set(their_ids)  # what is not tied for the last place
+
+
+def test_import_command_makes_the_snapshot_that_embedding_made(tmp_path: Path) -> None:
+    collection, _, snapshot = two_nights(tmp_path / "ours")
+    rows, theirs = tmp_path / "rows.parquet", tmp_path / "theirs"
+    write_rows(snapshot, rows, with_attributes=False)
+    flags = ["--source", collection.source, "--store", theirs, "--model", collection.folder / "model.onnx"]
+    result = Command(tmp_path / "cache").json("import", rows, *flags)
+    assert (result["published"], result["import"]["adopted"], result["images"]["reused"]) == (True, 300, 300)
+    assert result["import"]["proof"]["compared"] == 200
+    store = LocalStore(theirs)
+    again = OpenSnapshot(store=store, manifest=published(store, "main"), cache=tmp_path / "cache")
+    write_rows(again, tmp_path / "again.parquet", with_attributes=False)
+    tables = [pq.read_table(path).sort_by("image_id") for path in (rows, tmp_path / "again.parquet")]
+    assert tables[0].equals(tables[1])
