@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.output import print_result, visible
-from jobs.session import open_snapshot
+from jobs.place import Collection, Config, Store, find_place
 from pipeline.snapshot.explain import Explanation, Fate, explain
 from pipeline.snapshot.open import OpenSnapshot
 
@@ -21,8 +21,9 @@ _SAYS = {
 
 def command(
     image_id: Annotated[str, typer.Argument(metavar="ID", help="The image's id, as `search` prints it.")],
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    store: Store,
+    collection: Collection = None,
+    config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -30,10 +31,10 @@ def command(
 
     Example: bitsieve explain shoes/1234.jpg --store index/
     """
-    snapshot = open_snapshot(store, collection, sequence)
+    snapshot = find_place(store, collection, config).snapshot(sequence)
     found = explain(snapshot, image_id)
     result = {
-        "collection": collection,
+        "collection": snapshot.manifest.collection,
         "snapshot": snapshot.manifest.sequence,
         "id": image_id,
         **{name: value for name, value in asdict(found).items() if name != "image_id"},

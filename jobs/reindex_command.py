@@ -1,19 +1,24 @@
 """``bitsieve reindex``: the command line of one night."""
 
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from jobs.hooks import PUBLISHED, REFUSED, announce
 from jobs.limits import limit_in_words
 from jobs.output import print_result, say
 from jobs.reindex import Night, reindex, summary
 from jobs.run import Run
 from jobs.session import open_run
+from pipeline.catalog.change_list import ChangeList, read_changes
 from pipeline.config import CatalogConfig, load_catalog
 from pipeline.errors import GateRefused, UsageError
 from pipeline.snapshot.gates import refusing
+from pipeline.snapshot.manifest import Manifest
 
 Config = Annotated[Path | None, typer.Option("-c", "--config", help="TOML file with named catalogs.")]
 Setting = Annotated[
@@ -41,6 +46,7 @@ def command(
     bits: Annotated[int | None, typer.Option(help="Bits of a code; chosen if absent.")] = None,
     vector_dtype: Annotated[str | None, typer.Option(help="Second stage: float32, float16 or int8.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="New encoder, new index shards.")] = False,
+    changes: Annotated[Path | None, typer.Option(help="A change list; the source is not listed.")] = None,
     replace_source: Annotated[bool, typer.Option("--replace-source", help="The catalog has moved.")] = False,
     max_reembed: Annotated[float | None, typer.Option(help="Share of known rows to embed again.")] = None,
     override: Annotated[list[str] | None, typer.Option(help="GATE=REASON, recorded.")] = None,
@@ -88,28 +94,50 @@ def command(
         "embed.ray_address": ray_address,
     }
     resolved = load_catalog(config, source, environ=os.environ, settings=settings or [], flags=flags)
-    return run_night(resolved, as_json=as_json)
+    told = None if changes is None else read_changes(changes)
+    return run_night(resolved, as_json=as_json, job=partial(_night, told))
 
 
-def run_night(config: CatalogConfig, *, as_json: bool) -> int:
-    """Runs one night and prints how it ended; the exit code."""
+def _night(changes: ChangeList | None, run: Run) -> Night:
+    run.changes = changes
+    return reindex(run)
+
+
+def run_night(
+    config: CatalogConfig,
+    *,
+    as_json: bool,
+    job: Callable[[Run], Night] = reindex,
+    more: Callable[[], tuple[Mapping[str, Any], str]] | None = None,
+) -> int:
+    """Runs one night and prints how it ended; the exit code. ``more`` adds to the result and to the words."""
     with open_run(config) as run:
-        night = reindex(run)
-    result = dict(summary(run, night))
+        night = job(run)
+    facts, words = more() if more else ({}, "")
+    result = {**summary(run, night), **facts}
     if night.refused:
-        refusals = "; ".join(f"{gate.name} ({gate.message})" for gate in refusing(list(night.manifest.gates)))
-        fix = f"look at {night.candidate_key}, mend the cause, or publish with --override GATE=REASON"
-        refused = GateRefused(f"not published: {refusals}", fix=fix)
+        refused = refusal(night)
         result["error"] = {"kind": refused.kind, "message": refused.message, "fix": refused.fix}
         say(f"bitsieve: {refused.kind}: {refused}")
-    print_result(result, in_words(run, night), as_json=as_json)
+    print_result(result, "\n".join(filter(None, [words, in_words(run, night)])), as_json=as_json)
+    if night.refused or night.published:
+        announce(config.hooks, REFUSED if night.refused else PUBLISHED, result)
     return GateRefused.exit_code if night.refused else 0
 
 
-def in_words(run: Run, night: Night) -> str:
-    """The end of a night for people: the coverage identity, the index, and what was published."""
-    manifest, coverage = night.manifest, night.manifest.coverage
-    point = manifest.content.operating_point()
+def refusal(night: Night) -> GateRefused:
+    """What keeps the candidate of a night from being published, and what to do."""
+    refusals = "; ".join(f"{gate.name} ({gate.message})" for gate in refusing(night.manifest.gates))
+    fix = (
+        f"look at {night.candidate_key}, mend the cause, or publish it all the same: "
+        f"`bitsieve publish {night.manifest.run_id} --override GATE=REASON`"
+    )
+    return GateRefused(f"not published: {refusals}", fix=fix)
+
+
+def counted_in_words(manifest: Manifest) -> list[str]:
+    """The coverage identity, and why images were refused."""
+    coverage = manifest.coverage
     lines = [
         f"{coverage.listed} listed = {coverage.embedded} embedded + {coverage.reused} reused + "
         f"{coverage.stale} stale + {coverage.rejected} rejected + {coverage.set_aside} set aside; "
@@ -118,17 +146,30 @@ def in_words(run: Run, night: Night) -> str:
     if manifest.content.rejected:
         counts = ", ".join(f"{count} {reason}" for reason, count in manifest.content.rejected.items())
         lines.append(f"refused for: {counts}")
+    return lines
+
+
+def index_in_words(manifest: Manifest) -> list[str]:
+    """The index and its recall."""
+    point = manifest.content.operating_point()
     found = point.ann_recall.get(point.k)
     if point.method == "exact":
-        lines.append(f"index: {manifest.content.live_rows} vectors, exact search")
-    elif found is not None:
-        lines.append(
-            f"index: {manifest.content.live_rows} vectors in "
-            f"{len(manifest.content.index_shards)} index shards, "
-            f"{point.bits} bits, {point.candidates[point.k]} candidates"
-            f"{f' in {point.probes[point.k]} lists' if point.probes else ''}; "
-            f"ann_recall@{point.k} {found.mean:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})"
-        )
+        return [f"index: {manifest.content.live_rows} vectors, exact search"]
+    if found is None:
+        return []
+    return [
+        f"index: {manifest.content.live_rows} vectors in "
+        f"{len(manifest.content.index_shards)} index shards, "
+        f"{point.bits} bits, {point.candidates[point.k]} candidates"
+        f"{f' in {point.probes[point.k]} lists' if point.probes else ''}; "
+        f"ann_recall@{point.k} {found.mean:.4f} (95 % interval {found.low:.4f} to {found.high:.4f})"
+    ]
+
+
+def in_words(run: Run, night: Night) -> str:
+    """The end of a night for people: the coverage identity, the index, and what was published."""
+    manifest = night.manifest
+    lines = [*counted_in_words(manifest), *index_in_words(manifest)]
     if run.drift is not None and run.drift.advice:
         lines.append(f"a refit is advised (--refit): {run.drift.advice}")
     embed_s = run.seconds.get("embed", 0.0)

@@ -9,13 +9,12 @@ import pyarrow.compute as pc
 import typer
 
 from jobs.output import print_result
+from jobs.place import Collection, Config, Store, find_place
 from jobs.run import default_cache, new_run_id, utc_now
-from jobs.session import absolute
 from pipeline.errors import UsageError
 from pipeline.snapshot.publish import snapshot
 from pipeline.snapshot.refusals import refused_images
 from pipeline.snapshot.requeue import write_request
-from pipeline.storage.open import open_existing_store
 from pipeline.storage.store import ObjectStore
 from pipeline.values import RejectReason
 
@@ -23,8 +22,9 @@ _SAMPLES = 10
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    store: Store,
+    collection: Collection = None,
+    config: Config = None,
     reason: Annotated[str | None, typer.Option(help="All images refused for this reason.")] = None,
     requeue: Annotated[
         list[str] | None, typer.Option(help="Let the next run try this reason again; may be repeated.")
@@ -35,17 +35,18 @@ def command(
 
     Example: bitsieve rejects --store index/ --requeue decode_timeout
     """
-    opened = open_existing_store(absolute(store))
-    manifest = snapshot(opened, collection)
+    place = find_place(store, collection, config)
+    opened = place.open()
+    manifest = snapshot(opened, place.collection)
     wanted = [_reason(name) for name in requeue or []]
     only = None if reason is None else _reason(reason)
     refused = refused_images(opened, manifest.content, default_cache(os.environ))
     result: dict[str, Any] = {
-        "collection": collection,
+        "collection": place.collection,
         "snapshot": manifest.sequence,
         "rejected": dict(manifest.content.rejected),
         "samples": _samples(refused, only),
-        "requeued": _requeue(opened, collection, manifest.sequence, refused, wanted),
+        "requeued": _requeue(opened, place.collection, manifest.sequence, refused, wanted),
     }
     if only is not None:
         result["reason"] = only.value

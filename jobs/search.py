@@ -13,12 +13,12 @@ import typer
 
 from jobs.models import stored_model
 from jobs.output import print_result, say, visible
+from jobs.place import Collection, Config, Store, find_place
 from jobs.progress import TerminalProgress
 from jobs.search_answers import Answer, Question, answer_schema, answers, as_json, question
 from jobs.search_file import AnswerFile
 from jobs.search_queries import ParquetColumns, QueryModel, Source, count_queries, query_sources, read_queries
 from jobs.search_ray import ray_search
-from jobs.session import open_snapshot
 from pipeline.cluster.pool import ClusterOptions
 from pipeline.errors import UsageError
 from pipeline.index.search import SearchResult
@@ -36,7 +36,7 @@ def command(
         list[Path],
         typer.Argument(help="Query images, folders of them, or Parquet files of images or vectors."),
     ],
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    store: Store,
     k: Annotated[int, typer.Option("-k", min=1, help="How many matches for each query.")] = 10,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare every vector instead of candidates.")
@@ -63,7 +63,8 @@ def command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="How many actors; one per core if absent.")
     ] = None,
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    collection: Collection = None,
+    config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -72,7 +73,7 @@ def command(
     Example: bitsieve search query.jpg --store index/ -k 5 --filter "price < 10"
     """
     sources = query_sources(queries, ParquetColumns(query=query_column, name=query_id))
-    snapshot = open_snapshot(store, collection, sequence)
+    snapshot = find_place(store, collection, config).snapshot(sequence)
     asked = question(snapshot, k, collapse, [name.strip() for name in columns.split(",") if name.strip()])
     if chosen is not None:
         Filter(chosen).mask(snapshot.attributes[:0])  # refused here, not by an actor

@@ -23,7 +23,7 @@ from pipeline.snapshot.contents import snapshot_files
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot
 from pipeline.storage.cache import sweep
-from pipeline.storage.open import open_existing_store, open_store
+from pipeline.storage.open import S3Access, open_existing_store, open_store, use_accesses
 from pipeline.telemetry import EventLog
 
 
@@ -31,6 +31,7 @@ from pipeline.telemetry import EventLog
 def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
     """A run over ``config``: Ray is shut down and events are written when it is left, however it is left."""
     use_system_allocator()
+    reach_s3_by(config)
     config = _settled(config)
     _check_source_is_there(config.source)
     _check_apart(config.source, config.store)
@@ -66,6 +67,20 @@ def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
             with contextlib.suppress(BitsieveError):  # never hide how the run itself ended
                 events.flush()
             stored.end(how)
+
+
+def reach_s3_by(config: CatalogConfig) -> None:
+    """From now on all of S3 is reached as ``config`` says."""
+    use_accesses(
+        S3Access(
+            uri=uri,
+            profile=how.profile,
+            endpoint_url=how.endpoint,
+            region=how.region,
+            role_arn=how.role_arn,
+        )
+        for uri, how in config.s3.items()
+    )
 
 
 def _facts(run: Run) -> dict[str, object]:

@@ -5,32 +5,33 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.hooks import PUBLISHED, announce
 from jobs.output import print_result, visible
+from jobs.place import Collection, Config, Store, find_place
 from jobs.run import default_cache, new_run_id, utc_now
-from jobs.session import absolute, checked_collection
 from pipeline.errors import UsageError
 from pipeline.snapshot.contents import diff, snapshot_files
 from pipeline.snapshot.expired import expired_sequences
 from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.publish import manifest_of, newest_sequence, rollback, snapshot
-from pipeline.storage.open import open_existing_store
 
 app = typer.Typer(help="List, show and roll back snapshots.", no_args_is_help=True)
 
-Store = Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")]
-Collection = Annotated[str, typer.Option(help="Collection in the store.")]
 _SHOWN = 20
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 @app.command("list")
-def list_command(store: Store, collection: Collection = "main", as_json: Json = False) -> None:
+def list_command(
+    store: Store, collection: Collection = None, config: Config = None, as_json: Json = False
+) -> None:
     """All snapshots of a collection, newest first.
 
     Example: bitsieve snapshots list --store index/
     """
-    opened = open_existing_store(absolute(store))
-    last = newest_sequence(opened, checked_collection(collection))
+    place = find_place(store, collection, config)
+    opened, collection = place.open(), place.collection
+    last = newest_sequence(opened, collection)
     manifests = [manifest_of(opened, collection, sequence) for sequence in range(last, 0, -1)]
     expired = expired_sequences(opened, collection)
     rows = [{**_row(manifest), "expired": manifest.sequence in expired} for manifest in manifests]
@@ -50,14 +51,16 @@ def list_command(store: Store, collection: Collection = "main", as_json: Json = 
 def show_command(
     store: Store,
     sequence: Annotated[int | None, typer.Argument(help="Which snapshot; the newest if absent.")] = None,
-    collection: Collection = "main",
+    collection: Collection = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """One snapshot's manifest.
 
     Example: bitsieve snapshots show 3 --store index/
     """
-    manifest = manifest_of(open_existing_store(absolute(store)), checked_collection(collection), sequence)
+    place = find_place(store, collection, config)
+    manifest = manifest_of(place.open(), place.collection, sequence)
     content, coverage = manifest.content, manifest.coverage
     lines = [
         f"snapshot {manifest.sequence} of {manifest.collection}, {manifest.created}, run {manifest.run_id}",
@@ -81,15 +84,17 @@ def diff_command(
     before: Annotated[int, typer.Argument(help="The earlier snapshot.")],
     after: Annotated[int, typer.Argument(help="The later snapshot.")],
     store: Store,
-    collection: Collection = "main",
+    collection: Collection = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Images added, changed and deleted from one snapshot to another.
 
     Example: bitsieve snapshots diff 3 4 --store index/ --json
     """
-    opened = open_existing_store(absolute(store))
-    ends = [snapshot(opened, checked_collection(collection), sequence) for sequence in (before, after)]
+    place = find_place(store, collection, config)
+    opened, collection = place.open(), place.collection
+    ends = [snapshot(opened, collection, sequence) for sequence in (before, after)]
     found = diff(opened, ends[0].content, ends[1].content, default_cache(os.environ))
     same_model = ends[0].content.model.id == ends[1].content.model.id
     ids = {name: getattr(found, name).to_pylist() for name in ("added", "changed", "deleted")}
@@ -109,15 +114,17 @@ def files_command(
     store: Store,
     sequence: Annotated[int | None, typer.Argument(help="Which snapshot; the newest if absent.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only files of this kind, such as embeddings.")] = None,
-    collection: Collection = "main",
+    collection: Collection = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """The live files of a snapshot, one URI a line, for DuckDB, Spark or a copy.
 
     Example: bitsieve snapshots files --store index/ --kind embeddings
     """
-    opened = open_existing_store(absolute(store))
-    manifest = snapshot(opened, checked_collection(collection), sequence)
+    place = find_place(store, collection, config)
+    opened, collection = place.open(), place.collection
+    manifest = snapshot(opened, collection, sequence)
     every = list(snapshot_files(manifest.content))
     kinds = sorted({one.kind for one in every})
     if kind is not None and kind not in kinds:
@@ -143,7 +150,8 @@ def rollback_command(
     store: Store,
     to: Annotated[int, typer.Option(help="The snapshot whose content is to be published again.")],
     reason: Annotated[str, typer.Option(help="Why; recorded.")],
-    collection: Collection = "main",
+    collection: Collection = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Publishes the content of an earlier snapshot again; what came after it is refused from now on.
@@ -152,32 +160,33 @@ def rollback_command(
     """
     if not reason.strip():
         raise UsageError("a rollback needs a reason", fix="pass --reason")
-    opened = open_existing_store(absolute(store))
+    place = find_place(store, collection, config)
     now = utc_now()
     published = rollback(
-        opened,
-        checked_collection(collection),
+        place.open(),
+        place.collection,
         to,
         reason=reason,
         run_id=new_run_id(now),
         created=now.isoformat(),
     )
     manifest = published.manifest
-    print_result(
-        {
-            "collection": collection,
-            "snapshot": manifest.sequence,
-            "content_of": to,
-            "digest": manifest.digest,
-        },
-        f"published snapshot {manifest.sequence} with the content of {to}",
-        as_json=as_json,
-    )
+    result = {
+        "collection": place.collection,
+        "snapshot": manifest.sequence,
+        "content_of": to,
+        "digest": manifest.digest,
+    }
+    said = f"published snapshot {manifest.sequence} with the content of {to}"
+    print_result(result, said, as_json=as_json)
+    announce(place.hooks, PUBLISHED, result)
 
 
 def _row(manifest: Manifest) -> dict[str, Any]:
     back = manifest.rollback
     note = "" if back is None else f"rollback to {back.content_of}: {back.reason}"
+    if manifest.adopted is not None:
+        note = note or f"snapshot {manifest.adopted.sequence} of {manifest.adopted.collection}"
     return {
         "snapshot": manifest.sequence,
         "created": manifest.created,

@@ -13,11 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from jobs.output import print_result
+from jobs.place import Collection, Config, Store, find_place
 from jobs.progress import pace_in_words
-from jobs.session import absolute, checked_collection
 from pipeline.snapshot.publish import newest
 from pipeline.storage import layout
-from pipeline.storage.open import open_existing_store
 from pipeline.storage.store import ObjectStat, ObjectStore
 
 _SILENT_AFTER_S = 60.0
@@ -26,15 +25,17 @@ _MOST_RUNS = 20
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    store: Store,
+    collection: Collection = None,
+    config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Live runs and the last one that ended, with progress and time left; the age of the newest snapshot.
 
     Example: bitsieve status --store index/ --json
     """
-    result = status(open_existing_store(absolute(store)), checked_collection(collection), time.time())
+    place = find_place(store, collection, config)
+    result = status(place.open(), place.collection, time.time())
     print_result(result, _in_words(result), as_json=as_json)
 
 
@@ -121,4 +122,6 @@ def _run_in_words(run: Mapping[str, Any]) -> str:
 
 def _ending(run: Mapping[str, Any]) -> str:
     error = run.get("error")
+    if run["ended"] == "incomplete":
+        return f"incomplete, {run['done']} of {run['total']} {run['unit']} done"
     return run["ended"] if error is None else f"{run['ended']} ({error['kind']}: {error['message']})"

@@ -6,19 +6,20 @@ import typer
 
 from jobs.evaluate.subject import label_column, labelled_vectors
 from jobs.output import print_result
-from jobs.session import open_snapshot
+from jobs.place import Collection, Config, Store, find_place
 from pipeline.errors import UsageError
 from pipeline.evaluate.enrolment import FALSE_ALARM_RATES, EnrolmentReport, Rate, evaluate_enrolment
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    store: Store,
     label: Annotated[str | None, typer.Option(help="Attribute that says who is the same.")] = None,
     false_alarms: Annotated[
         list[float] | None, typer.Option(help="Rate of strangers taken for somebody; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of who is enrolled, with which image.")] = 0,
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    collection: Collection = None,
+    config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -30,7 +31,7 @@ def command(
     wrong = [rate for rate in rates if not 0 <= rate <= 1]
     if wrong:
         raise UsageError(f"a false-alarm rate is between 0 and 1, got {wrong[0]}")
-    snapshot = open_snapshot(store, collection, sequence)
+    snapshot = find_place(store, collection, config).snapshot(sequence)
     base = labelled_vectors(snapshot, label_column(snapshot, label))
     report = evaluate_enrolment(base, false_alarm_rates=rates, seed=seed)
     about = {

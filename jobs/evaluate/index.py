@@ -9,7 +9,7 @@ import typer
 
 from jobs.evaluate.index_words import index_in_words
 from jobs.output import print_result, say
-from jobs.session import open_snapshot
+from jobs.place import Collection, Config, Store, find_place
 from pipeline.errors import UsageError
 from pipeline.evaluate.evaluation import Estimate
 from pipeline.evaluate.index_quality import IndexQuality, evaluate_index
@@ -21,11 +21,12 @@ from pipeline.snapshot.selection import narrowed
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    store: Store,
     ks: Annotated[str, typer.Option("-k", help="For which k recall is measured, with commas.")] = "1,10,100",
     n_queries: Annotated[int, typer.Option("--queries", min=1, help="How many fresh queries.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Draws other queries.")] = 0,
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    collection: Collection = None,
+    config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -34,7 +35,7 @@ def command(
 
     Example: bitsieve evaluate index --store index/ -k 1,10,100
     """
-    snapshot = open_snapshot(store, collection, sequence)
+    snapshot = find_place(store, collection, config).snapshot(sequence)
     quality, result = index_report(snapshot, _numbers(ks), n_queries, seed)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ import typer
 from jobs.evaluate.pictures import thumbnails
 from jobs.evaluate.subject import label_column, labelled_vectors
 from jobs.output import print_result
+from jobs.place import Collection, Config, Store, find_place
 from jobs.run import software_versions
-from jobs.session import open_snapshot
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
 from pipeline.evaluate.report.page import render_html
@@ -21,9 +21,10 @@ _SHOWN = ("success@1", "success@10", "map", "r_precision", "precision@10", "reca
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    store: Store,
     label: Annotated[str | None, typer.Option(help="Attribute that makes two images relevant.")] = None,
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    collection: Collection = None,
+    config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -32,7 +33,7 @@ def command(
 
     Example: bitsieve evaluate retrieval --store index/ --label identity -o report.html
     """
-    snapshot = open_snapshot(store, collection, sequence)
+    snapshot = find_place(store, collection, config).snapshot(sequence)
     report = retrieval_report(snapshot, label)
     if output is not None:
         write_report(snapshot, report, output)

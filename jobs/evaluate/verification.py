@@ -7,8 +7,8 @@ import typer
 
 from jobs.evaluate.subject import label_column, labelled_vectors
 from jobs.output import print_result
+from jobs.place import Collection, Config, Store, find_place
 from jobs.run import software_versions
-from jobs.session import open_snapshot
 from pipeline.errors import UsageError
 from pipeline.evaluate.error_curve import ValAtFar
 from pipeline.evaluate.pairs_file import DEFAULT_ID_TEMPLATE, read_pairs
@@ -25,7 +25,7 @@ from pipeline.snapshot.open import OpenSnapshot
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    store: Store,
     pairs: Annotated[Path | None, typer.Option(help="List of pairs in LFW's format; all if absent.")] = None,
     id_template: Annotated[
         str, typer.Option(help="How a name and a number of the list make an id.")
@@ -36,7 +36,8 @@ def command(
     few_different: Annotated[
         bool, typer.Option("--few-different", help="Show VAL also where 10 different pairs decide it.")
     ] = False,
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    collection: Collection = None,
+    config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -45,7 +46,7 @@ def command(
     Example: bitsieve evaluate verification --store index/ --pairs pairsDevTest.txt
     """
     options = Options(fars=_checked(far or FARS), thresholds=thresholds, few_different=few_different)
-    snapshot = open_snapshot(store, collection, sequence)
+    snapshot = find_place(store, collection, config).snapshot(sequence)
     report = verification_report(snapshot, pairs, id_template, label, options)
     print_result(report.to_json(), _in_words(report), as_json=as_json)
 

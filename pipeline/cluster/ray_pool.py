@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cluster.metrics import Meters, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Result, SetAside, Task, Worker
 from pipeline.cluster.scratch import Scratch
+from pipeline.storage.open import S3Access, accesses_in_use, use_accesses
 
 if TYPE_CHECKING:
     from pipeline.cluster.residents import Residents
@@ -79,7 +80,7 @@ class RayPool:
             return
         self._start()
         self._n_workers = min(self._wanted(), len(tasks))
-        crew = self._crews.Crew(make_worker, tasks, self.options, self._n_workers, deadline_s)
+        crew = self._crews.Crew(_as_here(make_worker), tasks, self.options, self._n_workers, deadline_s)
         try:
             yield from crew.outcomes()
         finally:
@@ -97,7 +98,9 @@ class RayPool:
         from pipeline.cluster.residents import Residents
 
         self._n_workers = max(1, min(self._wanted(), most))
-        makers = [partial(make_worker, number, self._n_workers) for number in range(self._n_workers)]
+        makers = [
+            _as_here(partial(make_worker, number, self._n_workers)) for number in range(self._n_workers)
+        ]
         found: Residents[Task, Result] = Residents(makers, self.options)
         try:
             yield found
@@ -130,6 +133,18 @@ class RayPool:
         if self.options.n_workers is None:
             return None
         return math.ceil(self.options.n_workers * self.options.cpus_per_worker)
+
+
+def _as_here(make_worker: Callable[[], Worker[Task, Result]]) -> Callable[[], Worker[Task, Result]]:
+    """``make_worker``, in a process that reaches S3 as this one does."""
+    return partial(_make_reaching, accesses_in_use(), make_worker)
+
+
+def _make_reaching(
+    accesses: tuple[S3Access, ...], make_worker: Callable[[], Worker[Task, Result]]
+) -> Worker[Task, Result]:
+    use_accesses(accesses)
+    return make_worker()
 
 
 def _ensure_token() -> None:

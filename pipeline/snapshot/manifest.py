@@ -200,6 +200,13 @@ class Rollback(_Value):
     reason: str
 
 
+class Adopted(_Value):
+    """This snapshot publishes the content of a snapshot of another collection."""
+
+    collection: str
+    sequence: int
+
+
 class Manifest(_Value):
     """A snapshot or a candidate. A candidate has sequence 0."""
 
@@ -220,6 +227,7 @@ class Manifest(_Value):
     refused_rows: list[str]
     seconds: dict[str, float]
     rollback: Rollback | None = None
+    adopted: Adopted | None = None
 
 
 def save(store: ObjectStore, manifest: Manifest) -> bytes:

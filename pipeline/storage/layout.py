@@ -81,9 +81,14 @@ def latest(collection: str) -> str:
     return f"collections/{collection}/LATEST"
 
 
+def candidates(collection: str) -> str:
+    """The prefix of the finished runs that were not published, or not at once."""
+    return f"collections/{collection}/candidates/"
+
+
 def candidate(collection: str, run_id: str) -> str:
-    """A finished run that was not published."""
-    return f"collections/{collection}/candidates/{run_id}.json"
+    """One of them."""
+    return f"{candidates(collection)}{run_id}.json"
 
 
 def requeues(collection: str) -> str:

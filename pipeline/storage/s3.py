@@ -37,8 +37,9 @@ class S3Store:
     """An ``ObjectStore`` under ``s3://bucket/prefix``; keys are relative to the prefix.
 
     Credentials, region and endpoint come from where the AWS tools look (``AWS_ACCESS_KEY_ID``,
-    ``AWS_PROFILE``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``, instance roles …), unless given. The store itself
-    never holds a credential. An endpoint other than AWS is spoken to with the bucket in the path.
+    ``AWS_PROFILE``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``, instance roles …), unless given; with ``role_arn``
+    they are those of that role, assumed anew before they expire. The store itself never holds a credential.
+    An endpoint other than AWS is spoken to with the bucket in the path.
     ``patience_s`` bounds how long one operation is repeated while the service is busy.
     """
 
@@ -49,6 +50,7 @@ class S3Store:
         profile: str | None = None,
         endpoint_url: str | None = None,
         region: str | None = None,
+        role_arn: str | None = None,
         patience_s: float = 240.0,
     ) -> None:
         match = _URI.fullmatch(uri)
@@ -59,7 +61,11 @@ class S3Store:
         self._prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
         self._uri = uri
         self._connection = Connection(
-            profile=profile, endpoint_url=endpoint_url, region=region, patience_s=patience_s
+            profile=profile,
+            endpoint_url=endpoint_url,
+            region=region,
+            role_arn=role_arn,
+            patience_s=patience_s,
         )
 
     def __repr__(self) -> str:

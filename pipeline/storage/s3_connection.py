@@ -11,11 +11,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from boto3.session import Session
 from botocore.config import Config
+from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -25,6 +27,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
+from botocore.session import Session as BotocoreSession
 
 from pipeline.errors import (
     AccessDenied,
@@ -74,16 +77,23 @@ class Connection:
     """How to reach a service, and the client once somebody asks; picklable, for any thread or process."""
 
     def __init__(
-        self, *, profile: str | None, endpoint_url: str | None, region: str | None, patience_s: float
+        self,
+        *,
+        profile: str | None,
+        endpoint_url: str | None,
+        region: str | None,
+        role_arn: str | None,
+        patience_s: float,
     ) -> None:
         self._profile = profile
         self._endpoint_url = endpoint_url
         self._region = region
+        self._role_arn = role_arn
         self._patience_s = patience_s
         self._connect_anew()
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = ("_profile", "_endpoint_url", "_region", "_patience_s")
+        settings = ("_profile", "_endpoint_url", "_region", "_role_arn", "_patience_s")
         return {name: self.__dict__[name] for name in settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -134,7 +144,7 @@ class Connection:
             return self._connected[1]
 
     def _connect(self) -> "S3Client":
-        session = Session(profile_name=self._profile, region_name=self._region)
+        session = _session(self._profile, self._region, self._role_arn)
         region = session.region_name or "us-east-1"
         try:
             client = session.client(
@@ -150,6 +160,26 @@ class Connection:
             return session.client("s3", region_name=region, endpoint_url=self._endpoint_url, config=config)
         except ValueError as exc:
             raise UsageError("the S3 endpoint is not a URL", "correct AWS_ENDPOINT_URL") from exc
+
+
+def _session(profile: str | None, region: str | None, role_arn: str | None) -> Session:
+    """A session with the profile's or environment's credentials, or with those of a role that they assume."""
+    base = BotocoreSession(profile=profile)
+    source = base.get_credentials() if role_arn is not None else None
+    if role_arn is not None and source is not None:
+        region = region or base.get_config_variable("region") or "us-east-1"
+        fetcher = AssumeRoleCredentialFetcher(
+            client_creator=partial(base.create_client, region_name=region),
+            source_credentials=source,
+            role_arn=role_arn,
+            extra_args={"RoleSessionName": "bitsieve"},
+        )
+        assumed = BotocoreSession()
+        assumed._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]
+            refresh_using=fetcher.fetch_credentials, method="assume-role"
+        )
+        return Session(botocore_session=assumed, region_name=region)
+    return Session(botocore_session=base, region_name=region)
 
 
 def _config(**more: Any) -> Config:

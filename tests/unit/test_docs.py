@@ -22,7 +22,7 @@ from pipeline.catalog.source import SourceFormat
 from pipeline.cluster.pool import Done, Result, Task, Worker
 from pipeline.config import CatalogConfig, known_keys
 from pipeline.model.card import ModelCard
-from pipeline.snapshot.gates import Evidence, Thresholds, judge
+from pipeline.snapshot.gates import Evidence, Spread, Thresholds, judge
 from pipeline.snapshot.manifest import Content, Coverage, Manifest
 from pipeline.storage import layout
 from pipeline.storage.open import open_store
@@ -162,6 +162,7 @@ def test_every_gate_is_documented() -> None:
         norm_error=0,
         recall_low=1,
         bit_imbalance=0,
+        spread=Spread(variance=1, distinct_codes=1),
         rolled_back=False,
     )
     assert missing([gate.name for gate in judge(evidence, Thresholds(), {})], "concepts") == []
