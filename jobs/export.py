@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.output import print_result
-from jobs.session import open_snapshot
+from jobs.place import Collection, Config, Place, Store, find_place
 from pipeline.errors import UsageError
 from pipeline.exchange.changes import changes_since
 from pipeline.exchange.faiss_index import IDS_SUFFIX, write_faiss
@@ -24,7 +24,7 @@ class ExportFormat(StrEnum):
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    store: Store,
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     format_: Annotated[
         ExportFormat, typer.Option("--format", help="parquet, changes or faiss.")
@@ -33,7 +33,8 @@ def command(
         int | None, typer.Option(min=0, help="changes: the snapshot the other engine has; 0 for none.")
     ] = None,
     attributes: Annotated[bool, typer.Option("--attributes", help="Attributes go along.")] = False,
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    collection: Collection = None,
+    config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -46,15 +47,16 @@ def command(
             "--since says from which snapshot on changes are exported",
             fix="pass both: --format changes --since SEQUENCE",
         )
-    snapshot = open_snapshot(store, collection, sequence)
+    place = find_place(store, collection, config)
+    snapshot = place.snapshot(sequence)
     result: dict[str, Any] = {
-        "collection": collection,
+        "collection": place.collection,
         "snapshot": snapshot.manifest.sequence,
         "format": format_.value,
         "output": str(output),
     }
     if since is not None:
-        earlier = _earlier(store, snapshot, since)
+        earlier = _earlier(place, snapshot, since)
         changes = changes_since(earlier, snapshot, with_attributes=attributes)
         write_changes(snapshot, changes, since, output, with_attributes=attributes)
         result |= {"since": since, "upserts": changes.n_upserts, "deletes": len(changes.deletes)}
@@ -68,15 +70,15 @@ def command(
         result |= {"rows": n_rows}
         what = f"{n_rows} rows"
     result["bytes"] = output.stat().st_size
-    where = f"snapshot {snapshot.manifest.sequence} of {collection}"
+    where = f"snapshot {snapshot.manifest.sequence} of {place.collection}"
     print_result(result, f"{output}: {what} ({where})", as_json=as_json)
 
 
-def _earlier(store: str, snapshot: OpenSnapshot, since: int) -> OpenSnapshot | None:
+def _earlier(place: Place, snapshot: OpenSnapshot, since: int) -> OpenSnapshot | None:
     """The snapshot the other engine has."""
     if since > snapshot.manifest.sequence:
         raise UsageError(
             f"--since {since} is later than snapshot {snapshot.manifest.sequence}, which is exported",
             fix="see `bitsieve snapshots list`",
         )
-    return open_snapshot(store, snapshot.manifest.collection, since) if since else None
+    return place.snapshot(since) if since else None
