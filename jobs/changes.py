@@ -22,6 +22,7 @@ from pipeline.errors import SourceError, UsageError
 from pipeline.snapshot.attributes import attributes_table, overlay, read_attributes
 from pipeline.snapshot.evolve import Parent
 from pipeline.snapshot.manifest import Manifest
+from pipeline.snapshot.purge import not_purged
 from pipeline.snapshot.refusals import refused_images
 
 _SHOWN = 3
@@ -38,7 +39,7 @@ def changed_catalog(
     """
     spec, manifest = _source(run, manifest, parent)
     present = read_attributes(run.store, parent.layers, run.cache)
-    upserts = _upserted(run, spec, changes.upserts)
+    upserts = not_purged(run.store, run.config.collection, _upserted(run, spec, changes.upserts))
     named = pa.array([*changes.upserts, *changes.deletes], type=pa.string())
     refused = refused_images(run.store, manifest.content, run.cache)
     refused = refused.filter(pc.invert(pc.is_in(refused["locator"], value_set=named)))

@@ -135,6 +135,7 @@ def publish_rebuilt(
                 "gates": gates,
                 "seconds": {},
                 "rollback": None,
+                "adopted": None,
             }
         ),
     )

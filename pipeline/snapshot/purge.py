@@ -4,7 +4,6 @@ Parts, rejects and attributes are immutable, so those that hold the image are wr
 new keys. What is remembered of an image is the sha256 of its id.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,18 +58,23 @@ def forget(store: ObjectStore, collection: str, ids: Iterable[str]) -> None:
         store.delete(layout.purged(collection, id_digest(image_id)))
 
 
-def without_purged(store: ObjectStore, collection: str, catalog: Catalog) -> Catalog:
-    """The catalog without the images that were purged, which are counted in ``skipped``."""
+def not_purged(store: ObjectStore, collection: str, table: pa.Table) -> pa.Table:
+    """The rows of ``table`` (with ``image_id``) without the images that were purged."""
     prefix = layout.purges(collection)
     purged = {stat.key.removeprefix(prefix).removesuffix(".json") for stat in store.list_objects(prefix)}
     if not purged:
+        return table
+    kept = [id_digest(image_id) not in purged for image_id in table["image_id"].to_pylist()]
+    return table.filter(pa.array(kept, type=pa.bool_()))
+
+
+def without_purged(store: ObjectStore, collection: str, catalog: Catalog) -> Catalog:
+    """The catalog without the images that were purged, which are counted in ``skipped``."""
+    table = not_purged(store, collection, catalog.table)
+    n_purged = catalog.table.num_rows - table.num_rows
+    if n_purged == 0:
         return catalog
-    ids = catalog.table["image_id"].to_pylist()
-    kept = np.array([hashlib.sha256(one.encode()).hexdigest() not in purged for one in ids], dtype=bool)
-    if kept.all():
-        return catalog
-    skipped = {**catalog.skipped, "purged": int((~kept).sum())}
-    return replace(catalog, table=catalog.table.filter(pa.array(kept)), skipped=skipped)
+    return replace(catalog, table=table, skipped={**catalog.skipped, "purged": n_purged})
 
 
 def holds(store: ObjectStore, file: DataFile, ids: pa.Array, cache: Path) -> bool:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import run
+from pipeline.catalog.change_list import read_changes
 from pipeline.snapshot.expire import Retention, carry_out, plan_expiry, server_now_s
 from pipeline.snapshot.publish import newest_sequence, snapshot
 from tests.support.ages import let_pass
@@ -128,6 +129,10 @@ def test_purged_image_comes_back_only_when_it_is_forgotten(
     assert night.published
     assert SECRET not in live(shop, night)
     assert night.manifest.coverage.listed == 9, "it is not counted: 8 images and a reject"
+    (shop.folder / "changes.csv").write_text(f"key\n{SECRET}\n7.jpg\n")
+    shop.changes = read_changes(shop.folder / "changes.csv")
+    assert SECRET not in live(shop, shop.night()), "nor by a change list"
+    shop.changes = None
     result = purge(shop, capsys, SECRET, "--forget")
     assert result["collections"] == {"main": {"snapshot": None, "removed": 0}}
     assert SECRET in live(shop, shop.night())

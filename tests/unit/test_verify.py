@@ -23,12 +23,17 @@ from tests.support.nights import Collection
 from tests.support.tiny_catalogs import GARBAGE, jpeg, write_folder
 
 LISTS_AND_INT8 = {"form": "lists", "lists": 3, "vector_dtype": "int8"}
+NO_COMPACTION = {"compact_share": 1, "compact_deltas": 99}
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     """Two nights with something of everything: rejects, dead rows, attributes, lists, int8 vectors."""
-    settings = {"gates": {"max_rejected_share": 1.0}, "index": LISTS_AND_INT8, "max_reembed": 1}
+    settings = {
+        "gates": {"max_rejected_share": 1.0},
+        "index": LISTS_AND_INT8 | NO_COMPACTION,
+        "max_reembed": 1,
+    }
     shop = Collection(tmp_path_factory.mktemp("shop"), settings=settings)
     write_folder(shop.source, {f"a/{number:03d}.jpg": jpeg(number) for number in range(12)})
     write_folder(shop.source, {"bad.jpg": GARBAGE})
