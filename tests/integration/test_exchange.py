@@ -13,10 +13,13 @@ import pytest
 from jobs.bench.peers_environment import environment
 from jobs.run import default_cache
 from pipeline.exchange.changes import changes_since
+from pipeline.exchange.embeddings import EmbeddingsSpec, open_embeddings
 from pipeline.exchange.rows_file import write_changes, write_rows
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot as published
 from pipeline.storage.local import LocalStore
+from pipeline.storage.open import open_store
+from tests.conftest import MakeBucket
 from tests.support.command import Command
 from tests.support.nights import Collection
 from tests.support.tiny_catalogs import jpeg, write_folder
@@ -116,3 +119,26 @@ def test_import_command_makes_the_snapshot_that_embedding_made(tmp_path: Path) -
     write_rows(again, tmp_path / "again.parquet", with_attributes=False)
     tables = [pq.read_table(path).sort_by("image_id") for path in (rows, tmp_path / "again.parquet")]
     assert tables[0].equals(tables[1])
+
+
+def test_embeddings_on_s3_are_read_by_ranges(
+    tmp_path: Path, moto_endpoint: str, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_endpoint)
+    bucket = make_bucket(moto_endpoint)
+    store = open_store(bucket)
+    x_ND = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float16)
+    names = [f"{number}.jpg" for number in range(len(x_ND))]
+    np.save(tmp_path / "x.npy", x_ND)
+    store.put("clip/img_emb/img_emb_0.npy", (tmp_path / "x.npy").read_bytes())
+    column = pa.FixedSizeListArray.from_arrays(pa.array(x_ND.reshape(-1)), 64)
+    pq.write_table(pa.table({"key": names}), tmp_path / "metadata.parquet")
+    store.put("clip/metadata/metadata_0.parquet", (tmp_path / "metadata.parquet").read_bytes())
+    pq.write_table(pa.table({"id": names, "vector": column}), tmp_path / "v.parquet", row_group_size=9_000)
+    store.put("v.parquet", (tmp_path / "v.parquet").read_bytes())
+    for uri, n_blocks in ((f"{bucket}/clip", 1), (f"{bucket}/v.parquet", 3)):
+        blocks = open_embeddings(EmbeddingsSpec(uri=uri))
+        assert len(blocks) == n_blocks
+        assert [name for block in blocks for name in block.ids().to_pylist()] == names
+        found_ND = np.concatenate([batch_ND for block in blocks for batch_ND in block.vectors(64)])
+        np.testing.assert_array_equal(found_ND, x_ND.astype(np.float32))
