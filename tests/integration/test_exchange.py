@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot as published
 from pipeline.storage.local import LocalStore
 from pipeline.storage.open import open_store
-from tests.conftest import MakeBucket
 from tests.support.command import Command
 from tests.support.nights import Collection
 from tests.support.tiny_catalogs import jpeg, write_folder
@@ -122,7 +122,7 @@ def test_import_command_makes_the_snapshot_that_embedding_made(tmp_path: Path) -
 
 
 def test_embeddings_on_s3_are_read_by_ranges(
-    tmp_path: Path, moto_endpoint: str, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, moto_endpoint: str, make_bucket: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_endpoint)
     bucket = make_bucket(moto_endpoint)
