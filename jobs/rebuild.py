@@ -162,7 +162,7 @@ def _fit(
     sample = fit_sample(seeded_order(live["image_id"], config.seed))
     sampled = live.take(pa.array(sample.rows_N))
     x_ND = live_vectors(store, sampled, content.parts, content.model.dim, cache)
-    settings = fit_settings(config, content.encoder.bits, x_ND.shape, live.num_rows, sample.fit_threshold)
+    settings = fit_settings(config, content.encoder.bits, x_ND, live.num_rows, sample.fit_threshold)
     encoder, receipt = fit_stage(store, x_ND, settings, cache=cache)
     return EncoderRef(
         key=receipt.key,
