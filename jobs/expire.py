@@ -7,18 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from jobs.output import print_result, say, visible
+from jobs.place import Collection, Config, Store, find_place
 from jobs.run import new_run_id, utc_now
-from jobs.session import absolute, checked_collection
 from pipeline.snapshot.expire import DAY_S, Expiry, Retention, carry_out, plan_expiry, server_now_s
-from pipeline.storage.open import open_existing_store
 from pipeline.storage.store import ObjectStat
 
 _SHOWN = 20
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
-    collection: Annotated[str, typer.Option(help="Collection whose snapshots may expire.")] = "main",
+    store: Store,
+    collection: Collection = None,
+    config: Config = None,
     keep_last: Annotated[int, typer.Option(min=1, help="So many of the newest snapshots stay.")] = 7,
     older_than: Annotated[float, typer.Option(min=0, help="Days; what is younger stays.")] = 30.0,
     min_age: Annotated[float, typer.Option(min=0, help="Days; no file younger is condemned.")] = 7.0,
@@ -29,13 +29,14 @@ def command(
 
     Example: bitsieve expire --store index/ --keep-last 14 --older-than 30 --delete
     """
-    opened = open_existing_store(absolute(store))
+    place = find_place(store, collection, config)
+    opened = place.open()
     now = utc_now()
     run_id = new_run_id(now)
     retention = Retention(keep_last=keep_last, older_than_s=older_than * DAY_S, min_age_s=min_age * DAY_S)
     now_s = server_now_s(opened, run_id) if delete else time.time()
-    expiry = plan_expiry(opened, checked_collection(collection), retention, now_s)
-    result = {"collection": collection, "deleted": delete, **_as_json(expiry)}
+    expiry = plan_expiry(opened, place.collection, retention, now_s)
+    result = {"collection": place.collection, "deleted": delete, **_as_json(expiry)}
     if delete:
         say(in_words(expiry, done=False))  # before anything is gone
         reason = f"older than {older_than:g} days and not among the newest {keep_last}"

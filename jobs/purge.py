@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import typer
 
 from jobs.output import print_result, visible
+from jobs.place import Config, Store, find_place
 from jobs.progress import TerminalProgress
 from jobs.rebuild import coverage_of, publish_rebuilt, rebuilt
 from jobs.run import default_cache, new_run_id, utc_now
-from jobs.session import absolute
 from pipeline.errors import CommitConflict, UsageError
 from pipeline.progress import Progress
 from pipeline.snapshot.contents import snapshot_files
@@ -45,7 +45,6 @@ from pipeline.snapshot.reach import reach_of, read_published
 from pipeline.snapshot.refusals import refused_images
 from pipeline.snapshot.rows import Mask, dead_masks, live_rows
 from pipeline.storage import layout
-from pipeline.storage.open import open_existing_store
 from pipeline.storage.receipts import DataFile
 from pipeline.storage.store import ObjectStore
 
@@ -68,11 +67,12 @@ class Purge:
 
 def command(
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, as `search` prints them.")],
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
+    store: Store,
     reason: Annotated[str, typer.Option(help="Why; recorded. It should not name the image.")],
     forget_: Annotated[
         bool, typer.Option("--forget", help="Do not remember: the next night may bring it back.")
     ] = False,
+    config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Removes images from every collection of the store, and says until when which files still hold them.
@@ -85,7 +85,7 @@ def command(
     with TerminalProgress() as progress:
         result = purge(
             Purge(
-                store=open_existing_store(absolute(store)),
+                store=find_place(store, None, config).open(),
                 ids=tuple(dict.fromkeys(ids)),
                 reason=reason,
                 run_id=new_run_id(now),

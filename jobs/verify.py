@@ -10,10 +10,10 @@ import typer
 from jobs.evaluate.pictures import source_spec
 from jobs.models import stored_model
 from jobs.output import print_result, say, visible
+from jobs.place import Collection, Config, Store, find_place
 from jobs.progress import TerminalProgress
 from jobs.repair import Repair, repair, repair_in_words
 from jobs.run import default_cache, new_run_id, utc_now
-from jobs.session import absolute, checked_collection
 from pipeline.errors import BitsieveError, DataCorrupt, StoreMismatch, UsageError
 from pipeline.model.session import EmbeddingSession
 from pipeline.progress import Progress
@@ -23,15 +23,16 @@ from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.reembed import Reembedded, reembed_sample
 from pipeline.snapshot.verify import read_history, verify
-from pipeline.storage.open import open_existing_store, open_store
+from pipeline.storage.open import open_store
 from pipeline.storage.store import ObjectStore
 
 _SHOWN = 20
 
 
 def command(
-    store: Annotated[str, typer.Option(help="Folder or s3:// prefix of the store.")],
-    collection: Annotated[str, typer.Option(help="Collection in the store.")] = "main",
+    store: Store,
+    collection: Collection = None,
+    config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every snapshot that is retained.")] = False,
     sample: Annotated[int, typer.Option(help="Images to embed again from the source.", min=0)] = 32,
@@ -49,9 +50,10 @@ def command(
     every = every or mend
     if every and sequence is not None:
         raise UsageError("--snapshot goes neither with --all nor with --repair", fix="leave it away")
-    opened = open_existing_store(absolute(store))
-    history, chain = read_history(opened, checked_collection(collection))
-    chosen = _chosen(opened, collection, history, chain, sequence, every=every)
+    place = find_place(store, collection, config)
+    opened = place.open()
+    history, chain = read_history(opened, place.collection)
+    chosen = _chosen(opened, place.collection, history, chain, sequence, every=every)
     with TerminalProgress() as progress:
         found = verify(opened, chosen, default_cache(os.environ), progress, deep=deep)
         findings = [*chain, *found.findings]
@@ -62,7 +64,7 @@ def command(
             findings += with_dependents(again.findings, dependents(chosen))
         repaired = _repair(opened, chosen, findings, chain, progress) if mend and findings else None
     result: dict[str, Any] = {
-        "collection": collection,
+        "collection": place.collection,
         "snapshots": list(found.sequences),
         "files": found.n_files,
         "bytes": found.n_bytes,
