@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.bench.index.grid import peers
 from jobs.bench.peers_environment import environment
 from jobs.run import default_cache
 from pipeline.exchange.changes import changes_since
@@ -26,7 +27,6 @@ from tests.support.tiny_catalogs import jpeg, write_folder
 
 pytestmark = pytest.mark.integration
 
-_LANCEDB = ["lancedb==0.40.0", "numpy==2.4.6", "pyarrow==26.0.1"]  # as in jobs/bench/index/grid.py
 _K = 10
 _THEIRS = """
 import json, sys
@@ -59,7 +59,8 @@ print(json.dumps({"before": before, "after": answers()}))
 @pytest.fixture(scope="module")
 def lancedb_python() -> str:
     """A Python that has LanceDB, made once and kept in the cache folder, as ``bench index`` makes it."""
-    made = environment(default_cache(os.environ) / "bench-peers-lancedb", _LANCEDB, make=True)
+    wanted = list(peers(1_000, 64)["lancedb"].requirements)
+    made = environment(default_cache(os.environ) / "bench-peers-lancedb", wanted, make=True)
     if made.python is None:
         pytest.skip(f"LanceDB cannot be installed: {made.failure}")
     return made.python
