@@ -14,7 +14,17 @@ import pytest
 from pipeline.cluster.pool import ClusterOptions, Done, SetAside
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.errors import SourceError, StorageError, WorkerError
-from tests.support.pool_workers import CannotBeMade, Dies, Environment, Fails, Rendezvous, Squares, Task
+from pipeline.storage.open import S3Access, use_accesses
+from tests.support.pool_workers import (
+    CannotBeMade,
+    Dies,
+    Environment,
+    Fails,
+    Reaches,
+    Rendezvous,
+    Squares,
+    Task,
+)
 from tests.support.processes import ray_processes_left
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -70,6 +80,15 @@ def test_a_foreign_error_is_a_worker_error_and_not_retried(pool: RayPool, tmp_pa
     with pytest.raises(WorkerError, match="ZeroDivisionError"):
         list(pool.run(Fails, [Task("bug", tmp_path)]))
     assert Task("bug", tmp_path).attempts() == 1
+
+
+def test_workers_reach_s3_as_the_driver_does(pool: RayPool) -> None:
+    use_accesses([S3Access(uri="s3://photos", profile="mine")])
+    try:
+        done = list(pool.run(Reaches, ["s3://photos/new", "s3://other"]))
+    finally:
+        use_accesses([])
+    assert {one.index: one.result for one in done if isinstance(one, Done)} == {0: "mine", 1: None}
 
 
 def test_past_the_deadline_what_runs_ends_and_nothing_is_begun(pool: RayPool) -> None:

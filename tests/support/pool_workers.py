@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import SourceError, StorageError
+from pipeline.storage.open import access_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,13 @@ class Environment:
     def run(self, name: str) -> str | None:
         print("a worker prints")
         return os.environ.get(name)
+
+
+class Reaches:
+    """Answers with the profile by which the actor reaches a URI."""
+
+    def run(self, uri: str) -> str | None:
+        return access_of(uri).profile
 
 
 class Fails:
