@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,6 @@ _LOG = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 3
 _BACKOFF_S = 2.0
 _PATIENCE_S = 30.0
-_STRAGGLER_S = 30.0
 
 
 def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> None:
@@ -129,15 +128,18 @@ class Crew(Generic[Task, Result]):
         self._running: dict[Any, tuple[Any, _Try]] = {}
         self._starts_left = n_workers + _MAX_ATTEMPTS * len(tasks)
         self._deadline_s = math.inf if deadline_s is None else deadline_s
+        self._straggler_s = options.straggler_s
         self._slowest_s = 0.0
+        self._settled: set[int] = set()  # tasks that have their outcome; a copy of one may still run
         self._waiting_since_s = time.monotonic()
         for _ in range(n_workers):
             self._hire()
 
     def outcomes(self) -> Iterator[Done[Result] | SetAside]:
         """Each task's outcome as it comes; see ``Pool.run`` for the deadline."""
-        while self._todo or self._running:
+        while self._todo or self._awaited():
             self._hand_out()
+            self._give_again()
             if self._only_stragglers():
                 _LOG.warning("event=stragglers_given_up tasks=%d", len(self._running))
                 return
@@ -147,6 +149,7 @@ class Crew(Generic[Task, Result]):
                     continue
                 outcome = self._collect(reference)
                 if outcome is not None:
+                    self._settled.add(outcome.index)
                     yield outcome
 
     def dismiss(self) -> None:
@@ -194,8 +197,8 @@ class Crew(Generic[Task, Result]):
         now = time.monotonic()
         if now < self._deadline_s or not self._slowest_s:
             return False
-        patience_s = max(_STRAGGLER_S, 2 * self._slowest_s)
-        return all(now - attempt.begun_s > patience_s for _, attempt in self._running.values())
+        patience_s = max(self._straggler_s, 2 * self._slowest_s)
+        return all(now - attempt.begun_s > patience_s for attempt in self._awaited())
 
     def _hand_out(self) -> None:
         now = time.monotonic()
@@ -205,13 +208,38 @@ class Crew(Generic[Task, Result]):
             if not self._idle:
                 return
             attempt = self._todo.popleft()
+            if attempt.index in self._settled:
+                continue
             if attempt.not_before_s > now:
                 self._todo.append(attempt)
                 continue
-            actor = self._idle.pop()
-            attempt.begun_s = now
-            reference = actor.run.remote(self._tasks[attempt.index], attempt.careful)
-            self._running[reference] = (actor, attempt)
+            self._give(attempt)
+
+    def _give(self, attempt: _Try) -> None:
+        actor = self._idle.pop()
+        attempt.begun_s = time.monotonic()
+        reference = actor.run.remote(self._tasks[attempt.index], attempt.careful)
+        self._running[reference] = (actor, attempt)
+
+    def _awaited(self) -> list[_Try]:
+        """What runs and has no outcome yet."""
+        return [attempt for _, attempt in self._running.values() if attempt.index not in self._settled]
+
+    def _give_again(self) -> None:
+        """Lets idle workers try what takes far longer than all that ended: its worker may be frozen.
+
+        Only when nothing else is left to do, and each task once; the first to end counts.
+        """
+        if self._todo or not self._slowest_s:
+            return
+        patience_s = max(self._straggler_s, 3 * self._slowest_s)
+        awaited = self._awaited()
+        copies = Counter(attempt.index for attempt in awaited)
+        for attempt in awaited:
+            is_late = time.monotonic() - attempt.begun_s > patience_s
+            if self._idle and is_late and copies[attempt.index] == 1:
+                _LOG.warning("event=straggler task=%d: another worker tries it too", attempt.index)
+                self._give(_Try(attempt.index, attempt.attempt, careful=attempt.careful))
 
     def _collect(self, reference: Any) -> Done[Result] | SetAside | None:
         actor, attempt = self._running.pop(reference)
@@ -219,12 +247,15 @@ class Crew(Generic[Task, Result]):
             result, worker, peak_bytes = ray.get(reference)
         except ray.exceptions.RayTaskError as exc:
             self._idle.append(actor)
-            self._failed(attempt, our_error(exc))
+            if attempt.index not in self._settled:
+                self._failed(attempt, our_error(exc))
             return None
         except ray.exceptions.RayError as exc:
             kill(actor)
-            return self._died(attempt, exc)
+            return None if attempt.index in self._settled else self._died(attempt, exc)
         self._idle.append(actor)
+        if attempt.index in self._settled:
+            return None
         self._slowest_s = max(self._slowest_s, time.monotonic() - attempt.begun_s)
         return Done(index=attempt.index, result=result, worker=worker, peak_bytes=peak_bytes)
 

@@ -85,10 +85,12 @@ class ClusterOptions:
     """Which Ray, and what an actor takes of it.
 
     ``address`` None starts Ray on this machine for the time of the run. ``n_workers`` None is one per GPU if
-    ``gpus_per_worker``, else one per CPU of the cluster.
+    ``gpus_per_worker``, else one per CPU of the cluster. What runs longer than ``straggler_s`` and than three
+    times the slowest that ended is given to an idle worker as well, once nothing else is left to do.
     """
 
     address: str | None = None
     n_workers: int | None = None
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
+    straggler_s: float = 60.0

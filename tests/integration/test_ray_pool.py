@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -95,6 +96,17 @@ def test_past_the_deadline_what_runs_ends_and_nothing_is_begun(pool: RayPool) ->
     done = list(pool.run(Squares, range(200), deadline_s=time.monotonic()))
     assert 1 <= len(done) < 100
     assert all(isinstance(outcome, Done) and outcome.result[0] == outcome.index**2 for outcome in done)
+
+
+def test_what_a_frozen_worker_holds_is_done_by_another(pool: RayPool, tmp_path: Path) -> None:
+    names = ["freeze-once", "fine", "good"]
+    hasty = replace(pool, options=replace(pool.options, straggler_s=1.0))
+    done = list(hasty.run(Dies, [Task(name, tmp_path) for name in names]))
+    assert sorted((one.index, one.result) for one in done if isinstance(one, Done)) == [
+        (0, 2),
+        (1, 1),
+        (2, 1),
+    ]
 
 
 def test_a_storage_error_is_tried_again_while_other_tasks_go_on(pool: RayPool, tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ class Dies:
             os._exit(7)
         if task.name == "kill-once" and attempt == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if task.name == "freeze-once" and attempt == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if task.name == "kill-always":
             os.kill(os.getpid(), signal.SIGKILL)
         return attempt
