@@ -41,6 +41,10 @@ def command(
     """
     _check(run, from_, collection=collection, to=to, sequence=sequence)
     place = find_place(store, collection if from_ is None else to, config, settings)
+    if from_ == place.collection:
+        raise UsageError(
+            f"{from_!r} cannot be published in itself", fix="name another --to, or see `snapshots rollback`"
+        )
     opened = place.open()
     given = overrides(override or [])
     now = utc_now()
@@ -88,8 +92,6 @@ def _check(
         raise UsageError("--to and --snapshot go with --from", fix="name the collection with --collection")
     if from_ is not None and collection is not None:
         raise UsageError("--collection goes with a run", fix="pass --to with --from")
-    if from_ is not None and from_ == (to or "main"):
-        raise UsageError(f"{from_!r} cannot be published in itself", fix="see `bitsieve snapshots rollback`")
 
 
 def _result(done: Published) -> Mapping[str, Any]:
