@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from jobs.bench.reindex import SHARES, measure
 from jobs.reindex import Night, reindex
 from jobs.run import Run
 from jobs.session import open_run
 from pipeline.config import CatalogConfig
 from tests.support.inline_pool import InlinePool
+
+pytestmark = pytest.mark.integration
 
 
 def night(config: CatalogConfig) -> tuple[Run, Night]:
