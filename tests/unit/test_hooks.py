@@ -40,7 +40,7 @@ class Listener(BaseHTTPRequestHandler):
 def url() -> Iterator[str]:
     Listener.seen = []
     server = HTTPServer(("127.0.0.1", 0), Listener)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
