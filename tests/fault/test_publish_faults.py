@@ -1,5 +1,9 @@
 """`bitsieve publish` where the store loses its reply: once or not at all, and the exit code says which."""
 
+import json
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -73,3 +77,20 @@ def test_two_publishers_of_two_candidates_one_wins_and_the_other_is_told(shop: S
     loser = said[0] if first.returncode else said[1]
     assert '"kind": "conflict"' in loser
     assert shop.history() == ["b" if first.returncode else "a"]
+
+
+def test_a_publisher_that_was_frozen_and_wakes_up_late_changes_nothing(shop: Shop) -> None:
+    with shop.command.start(*shop.publish("a")) as zombie:
+        give_up_s = time.monotonic() + 30
+        while not shop.proxy.count("GET", "/candidates/"):
+            assert time.monotonic() < give_up_s
+            time.sleep(0.001)
+        os.kill(zombie.pid, signal.SIGSTOP)
+        other = shop.command.run(*shop.publish("a"))
+        before = shop.store.get("collections/main/snapshots/00000000000000000001.json")
+        os.kill(zombie.pid, signal.SIGCONT)
+        stdout, _ = zombie.communicate()
+    assert (other.code, zombie.returncode) == (0, 0)
+    assert sorted([other.json["published"], json.loads(stdout)["published"]]) == [False, True]
+    assert shop.history() == ["a"]
+    assert shop.store.get("collections/main/snapshots/00000000000000000001.json") == before
