@@ -42,7 +42,7 @@ def two_nodes(mark: str, on_s3: str, command: Command) -> Iterator[Command]:
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     settings = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.two_nodes", "2"],
+        [sys.executable, "-m", "tests.support.two_nodes", "2", "2"],
         env={**os.environ, **secret, **settings},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -109,6 +109,13 @@ class CephCluster:
                 child.wait()
         self._children.clear()
 
+    def add_user(self, name: str, secret: str) -> None:
+        """A user whose access key is its name; it owns nothing and may do nothing yet."""
+        self._admin(
+            "user", "create", f"--uid={name}", f"--display-name={name}",
+            f"--access-key={name}", f"--secret-key={secret}",
+        )  # fmt: skip
+
     def _start(self, gateways: int) -> None:
         for name in ("mon", "osd", "rgw", "run", "log"):
             (self.folder / name).mkdir(parents=True)
@@ -117,10 +124,7 @@ class CephCluster:
         self._start_osd()
         for number, port in enumerate(ports[2:]):
             self._start_gateway(number, port)
-        self._admin(
-            "user", "create", "--uid=test", "--display-name=test",
-            f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}",
-        )  # fmt: skip
+        self.add_user(ACCESS_KEY, SECRET_KEY)
 
     def _start_monitor(self, monitor: str) -> None:
         fsid = str(uuid.uuid4())
