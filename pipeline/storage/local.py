@@ -17,6 +17,7 @@ import stat as stat_module
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,6 +66,11 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._uri = os.fspath(root)
         self._root = os.path.abspath(root)  # workers run in other folders
+
+    @cached_property
+    def _real_root(self) -> str:
+        """Where the root was when it was first used: if it is moved under our feet, every key is refused."""
+        return os.path.realpath(self._root)
 
     def __repr__(self) -> str:
         return f"LocalStore({self._uri!r})"
@@ -265,8 +271,8 @@ class LocalStore:
         return path
 
     def _check_inside(self, path: str) -> None:
-        root, real = os.path.realpath(self._root), os.path.realpath(path)
-        if os.path.commonpath([root, real]) != root:
+        real = os.path.realpath(path)
+        if real != self._real_root and not real.startswith(os.path.join(self._real_root, "")):
             raise SourceError(
                 f"{path!r} is or lies behind a link that leads outside of {self._uri!r}",
                 "replace the link by what it links to, or give the folder that holds both",
