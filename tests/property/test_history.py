@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from jobs.purge import Purge, purge
@@ -44,14 +44,15 @@ SETTINGS = {
         "min_distinct_codes": 0.0,
         "max_bit_imbalance": 0.5,
     },
-    "index": {"compact_share": 0.3, "compact_deltas": 3},
+    "index": {"compact_share": 0.2, "compact_deltas": 2},
 }
 N_PICTURES = 12
 STAY = {"stays-1.jpg": 0, "stays-2.jpg": 1}
 
 Row = tuple[str, str]  # version and sha256 of the bytes whose vector is live
 Change = tuple[str, str, int, str]  # kind, id, number of a picture, another id
-some_ids = st.sampled_from(["a.jpg", "b.jpg", "c/d.jpg", "\u00e9.jpg", "e.jpg", "f.jpg", "g.jpg"])
+IDS = ["a.jpg", "b.jpg", "c/d.jpg", "\u00e9.jpg", "e.jpg", "f.jpg"]
+some_ids = st.sampled_from(IDS)
 some_kinds = st.sampled_from(["put", "put", "spoil", "delete", "rename"])
 some_changes = st.lists(st.tuples(some_kinds, some_ids, st.integers(2, N_PICTURES - 1), some_ids), max_size=5)
 
@@ -119,7 +120,7 @@ class History:
         self.state: dict[str, bytes] = {}
         for image_id, number in STAY.items():
             self.put(image_id, jpeg(number))
-        self.night([("put", "a.jpg", 2, "")])
+        self.night([("put", image_id, 2, "") for image_id in IDS[:4]])
 
     def put(self, image_id: str, data: bytes) -> None:
         """Each write has a time of change of its own, so that no two files have the same version."""
@@ -261,6 +262,7 @@ steps = st.one_of(nights, crashes, nights, rollbacks, crashes, purges, nights, e
     max_examples=300 if SOAK else 12,
     deadline=None,
     derandomize=not SOAK,
+    phases=list(Phase) if SOAK else [Phase.generate],  # a failure is made smaller only in a soak
     suppress_health_check=list(HealthCheck),
 )
 @given(st.lists(steps, min_size=5, max_size=50 if SOAK else 20))
