@@ -108,7 +108,7 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
         },
         "workers": workers,
         "hours": round(seconds / 3600, 4),
-        "cost": _money(run.config.prices, requests, n_bytes, seconds * workers / 3600),
+        "cost": money(run.config.prices, requests, n_bytes, seconds * workers / 3600),
         "deadline": _deadline(fresh.num_rows, cost, deadline_h),
     }
     predict(run.store, work_id(shards, embed_settings(run, model)), rate)
@@ -125,19 +125,41 @@ def _probe(run: Run, fresh: pa.Table, model_id: str, probe: int) -> EmbedCost:
 
 
 def _requests(listed: Listed, n_bytes: int, n_shards: int) -> dict[str, int]:
-    """Requests as the readers and writers make them; on a local store they cost nothing but tell the work."""
-    fresh = listed.change.fresh
-    containers = pc.count_distinct(fresh.filter(pc.not_equal(fresh["container"], ""))["container"]).as_py()
-    single = int(pc.sum(pc.equal(fresh["container"], "")).as_py() or 0)
-    ranges = max(containers, math.ceil(n_bytes / RANGE_BYTES)) if containers else 0
+    fresh, everything = listed.change.fresh, listed.catalog.table
+    return count_requests(
+        n_keys=_n_single(everything) + _n_containers(everything),
+        n_single=_n_single(fresh),
+        n_containers=_n_containers(fresh),
+        n_bytes=n_bytes,
+        n_shards=n_shards,
+    )
+
+
+def _n_single(rows: pa.Table) -> int:
+    return int(pc.sum(pc.equal(rows["container"], "")).as_py() or 0)
+
+
+def _n_containers(rows: pa.Table) -> int:
+    return int(pc.count_distinct(rows.filter(pc.not_equal(rows["container"], ""))["container"]).as_py())
+
+
+def count_requests(
+    *, n_keys: int, n_single: int, n_containers: int, n_bytes: int, n_shards: int
+) -> dict[str, int]:
+    """Requests as the readers and writers make them; on a local store they cost nothing but tell the work.
+
+    ``n_keys`` are listed; of the images to embed ``n_single`` are objects of their own, and the others lie in
+    ``n_containers``. ``n_bytes`` are those of all images to embed.
+    """
+    ranges = max(n_containers, math.ceil(n_bytes / RANGE_BYTES)) if n_containers else 0
     return {
-        "list": math.ceil(listed.catalog.n_listed / _KEYS_A_LISTING),
-        "get": single + ranges,
+        "list": math.ceil(n_keys / _KEYS_A_LISTING),
+        "get": n_single + ranges,
         "put": _WRITES_A_SHARD * n_shards,
     }
 
 
-def _money(
+def money(
     prices: PricesConfig, requests: Mapping[str, int], n_bytes: int, worker_hours: float
 ) -> dict[str, float] | None:
     """Cost by part, in the currency of the prices; None where no price is given."""

@@ -10,6 +10,7 @@ from jobs.session import open_run
 from pipeline.config import CatalogConfig
 from tests.support.inline_pool import InlinePool
 from tests.support.pictures import jpeg
+from tests.support.tiny_catalogs import write_tar
 
 N_IMAGES = 30
 
@@ -40,6 +41,16 @@ def test_plan_fresh_catalog_counts_work_and_requests(config):
     assert result["probe"]["images_per_s_per_worker"] > 0
     assert result["cost"] is None
     assert result["deadline"] is None
+
+
+def test_plan_of_a_tar_lists_one_object_however_many_images_it_has(tmp_path):
+    members = [(f"{number:04d}.jpg", jpeg(8, 8, seed=number % 7)) for number in range(1001)]
+    write_tar(tmp_path / "catalog" / "0.tar", members)
+    result = planned(
+        CatalogConfig(source=str(tmp_path / "catalog"), store=str(tmp_path / "store"), model="builtin")
+    )
+    assert result["images"]["listed"] == 1001
+    assert (result["requests"]["list"], result["requests"]["get"]) == (1, 1)
 
 
 def test_plan_whole_catalog_as_probe_meets_the_broken_image(config):
