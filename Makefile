@@ -19,7 +19,7 @@ ifeq (,$(shell grep -lF '$(CURDIR)/$(VENV)/' $(BIN)/pip 2>/dev/null))
 $(shell rm -f $(VENV)/*.stamp)
 endif
 
-.PHONY: help demo test check lint bench clean
+.PHONY: help demo test check lint soak bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+soak: $(VENV)/test.stamp  ## Crashes at every write, and long random histories; an hour
+	BITSIEVE_SOAK=1 $(BIN)/python -m pytest -q tests/fault/test_crash_sweep.py tests/property/test_history.py
 
 bench: $(VENV)/run.stamp  ## Run a benchmark: make bench ARGS="index --rows 1000000"
 	$(BIN)/bitsieve bench $(ARGS)
