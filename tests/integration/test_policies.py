@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 AWS = Path(__file__).parents[2] / "infra" / "aws"
 ROLES = ("reader", "worker", "publisher", "janitor")
+BOTH = "keeper"  # a user who is publisher and janitor
 N_IMAGES = 24
 
 
@@ -81,7 +82,8 @@ def on_bucket(bucket: str, name: str) -> dict[str, Any]:
                 if resource == here or resource.startswith(f"{here}/")
             ]
             if resources:
-                principal = {"AWS": [f"arn:aws:iam:::user/{role}"]}
+                users = [role, BOTH] if role in {"publisher", "janitor"} else [role]
+                principal = {"AWS": [f"arn:aws:iam:::user/{user}" for user in users]}
                 about = {"Sid": f"{role}{statement['Sid']}", "Principal": principal, "Resource": resources}
                 statements.append({**statement, **about})
     return {"Version": "2012-10-17", "Statement": statements}
@@ -90,8 +92,8 @@ def on_bucket(bucket: str, name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def place(ceph: CephCluster, make_bucket: Callable[[str], str]) -> Place:
     secret = secrets.token_hex(16)
-    for role in ROLES:
-        ceph.add_user(role, secret)
+    for user in (*ROLES, BOTH):
+        ceph.add_user(user, secret)
     endpoint = ceph.endpoints[0]
     photos, indexes = (make_bucket(endpoint).removeprefix("s3://") for _ in range(2))
     owner = boto3.session.Session().client("s3", endpoint_url=endpoint)
@@ -154,6 +156,7 @@ def test_reader_searches_and_verifies_and_cannot_run_a_night(
     query.write_bytes(jpeg(3))
     (found,) = reader.json("search", query, "--store", place.store, "-k", 1)["results"]
     assert found["matches"][0]["id"] == "03.jpg"
+    assert reader.json("verify", "--store", place.store, "--sample", 0)["findings"] == []
     refused = reader.run("reindex", place.source, "--store", place.store, "--model", model, "--json")
     assert (refused.code, refused.json["error"]["kind"]) == (1, "access")
 
@@ -231,3 +234,14 @@ def test_bucket_policy_keeps_snapshots_from_their_owner_too(
         owner.delete_object(Bucket=bucket, Key=f"shop/{PART}")
     finally:
         owner.close()
+
+
+def test_publisher_and_janitor_in_one_purge_an_image_and_either_alone_does_not(
+    night: dict[str, Any], place: Place, command: Command
+) -> None:
+    purge = ("purge", "05.jpg", "--store", place.store, "--reason", "asked for")
+    for role in ("publisher", "janitor"):
+        refused = command.with_environment(**place.credentials(role)).run(*purge, "--json")
+        assert (refused.code, refused.json["error"]["kind"]) == (1, "access"), role
+    said = command.with_environment(**place.credentials(BOTH)).json(*purge)
+    assert said["collections"]["main"]["removed"] == 1
