@@ -39,7 +39,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(VENV)/test.stamp  ## Crashes at every write, and long random histories; an hour
+soak: $(VENV)/test.stamp  ## Crashes at every write, and long random histories; a quarter of an hour
 	BITSIEVE_SOAK=1 $(BIN)/python -m pytest -q tests/fault/test_crash_sweep.py tests/property/test_history.py
 
 bench: $(VENV)/run.stamp  ## Run a benchmark: make bench ARGS="index --rows 1000000"

@@ -1,8 +1,8 @@
 """Random histories of a collection against a plain model of its catalog: search always agrees with it.
 
-Images are added, changed, renamed, spoilt and deleted; nights run through or crash at a write; snapshots are
-rolled back, images purged, old snapshots expired. After each step the store is also checked from outside.
-With ``BITSIEVE_SOAK`` set, other and longer histories each time.
+Images are added, changed, renamed, spoilt and deleted; snapshots are rolled back, images purged, old
+snapshots expired; nights, purges and expiries crash at a write. After each step the store is checked from
+outside, too. With ``BITSIEVE_SOAK`` set, other and longer histories each time.
 """
 
 import os
@@ -152,9 +152,11 @@ class History:
         after = self.model.tonight()
         night = self.shop.night()
         assert self.shop.run is not None
-        event("a night compacted", str(self.shop.run.compacted is not None))
-        event("a night ended", self.shop.run.ended)
-        event("a stale image", str(min(1, night.manifest.coverage.stale)))
+        event(f"a night ended {self.shop.run.ended}")
+        if self.shop.run.compacted is not None:
+            event("a night compacted")
+        if night.manifest.coverage.stale:
+            event("a stale image")
         if night.refused:
             present = newest(self.shop.store, "main")
             assert present is not None
@@ -173,7 +175,8 @@ class History:
         after = self.model.tonight()
         with suppress(Crash), ending_at(at) as writes:
             self.shop.night()
-        event("a night crashed", str(writes.begun >= at))
+        if writes.begun >= at:
+            event("a night crashed")
         if newest_sequence(self.shop.store, "main") > before:
             self.model.published(after)
         self.check()
@@ -191,39 +194,47 @@ class History:
             event("rolled back")
         self.check()
 
-    def purge(self, image_id: str) -> None:
+    def purge(self, image_id: str, at: int) -> None:
+        """Broken off at a write, if it has so many, and given again."""
         if len(self.model.purged) >= 2:
             return
-        self.n_writes += 1
-        order = Purge(
-            store=self.shop.store,
-            ids=(image_id,),
-            reason="test",
-            run_id=f"purge-{self.n_writes}",
-            now=datetime.now(UTC),
-            cache=self.folder / "cache",
-            progress=Silence(),
-        )
-        published = purge(order)["collections"]["main"]["snapshot"] is not None
+        before = newest_sequence(self.shop.store, "main")
+        for crash_at in (at, None):
+            self.n_writes += 1
+            order = Purge(
+                store=self.shop.store,
+                ids=(image_id,),
+                reason="test",
+                run_id=f"purge-{self.n_writes}",
+                now=datetime.now(UTC),
+                cache=self.folder / "cache",
+                progress=Silence(),
+            )
+            with suppress(Crash), ending_at(crash_at) as writes:
+                purge(order)
+            if crash_at is not None and writes.begun >= crash_at:
+                event("a purge crashed")
+            assert violations(folder_state(self.folder / "store")) == []
         self.model.purged.add(image_id)
-        if published:
-            event("purged")
+        if newest_sequence(self.shop.store, "main") > before:
             self.model.published({id_: row for id_, row in self.model.live.items() if id_ != image_id})
         gone = expired_sequences(self.shop.store, "main")
         for sequence, live in enumerate(self.model.history, start=1):
             assert sequence in gone or image_id not in live
         self.check()
 
-    def expire(self, keep_last: int) -> None:
-        """Twice, with time between them, so that condemned files go."""
+    def expire(self, keep_last: int, at: int) -> None:
+        """Three times, with time between them, so that condemned files go; the second is broken off."""
         store = self.shop.store
-        for _ in range(2):
+        for crash_at in (None, at, None):
             let_pass(self.folder / "store", 20)
             self.n_writes += 1
             run_id = f"expire-{self.n_writes}"
             retention = Retention(keep_last=keep_last, older_than_s=0, min_age_s=0)
-            expiry = plan_expiry(store, "main", retention, server_now_s(store, run_id))
-            carry_out(store, expiry, run_id, when="2026-01-01", reason="test")
+            with suppress(Crash), ending_at(crash_at):
+                expiry = plan_expiry(store, "main", retention, server_now_s(store, run_id))
+                carry_out(store, expiry, run_id, when="2026-01-01", reason="test")
+            assert violations(folder_state(self.folder / "store")) == []
         self.check()
 
     def check(self) -> None:
@@ -252,20 +263,20 @@ class History:
 nights = st.tuples(st.just(History.night), some_changes)
 crashes = st.tuples(st.just(History.night_that_crashes), some_changes, st.integers(1, 18))
 rollbacks = st.tuples(st.just(History.roll_back), st.integers(0, 10**6))
-purges = st.tuples(st.just(History.purge), some_ids)
-expiries = st.tuples(st.just(History.expire), st.integers(1, 3))
+purges = st.tuples(st.just(History.purge), some_ids, st.integers(1, 10))
+expiries = st.tuples(st.just(History.expire), st.integers(1, 3), st.integers(1, 8))
 steps = st.one_of(nights, crashes, nights, rollbacks, crashes, purges, nights, expiries)
 
 
 @pytest.mark.timeout(36_000 if SOAK else 120)
 @settings(
-    max_examples=300 if SOAK else 12,
+    max_examples=300 if SOAK else 10,
     deadline=None,
     derandomize=not SOAK,
     phases=list(Phase) if SOAK else [Phase.generate],  # a failure is made smaller only in a soak
     suppress_health_check=list(HealthCheck),
 )
-@given(st.lists(steps, min_size=5, max_size=50 if SOAK else 20))
+@given(st.lists(steps, min_size=5, max_size=50 if SOAK else 16))
 def test_history_any_sequence_of_steps_leaves_what_the_plain_model_holds(
     history: list[tuple[Callable[..., None], Any]],
 ) -> None:
