@@ -39,7 +39,7 @@ def changed_catalog(
     """
     spec, manifest = _source(run, manifest, parent)
     present = read_attributes(run.store, parent.layers, run.cache)
-    upserts = not_purged(run.store, run.config.collection, _upserted(run, spec, changes.upserts))
+    upserts = not_purged(run.store, _upserted(run, spec, changes.upserts))
     named = pa.array([*changes.upserts, *changes.deletes], type=pa.string())
     refused = refused_images(run.store, manifest.content, run.cache)
     refused = refused.filter(pc.invert(pc.is_in(refused["locator"], value_set=named)))

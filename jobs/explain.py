@@ -9,6 +9,7 @@ from jobs.output import print_result, visible
 from jobs.place import Collection, Config, Store, find_place
 from pipeline.snapshot.explain import Explanation, Fate, explain
 from pipeline.snapshot.open import OpenSnapshot
+from pipeline.snapshot.purge import id_digest, purged_digests
 
 _SAYS = {
     Fate.LIVE: "is in the index",
@@ -38,12 +39,12 @@ def command(
         "snapshot": snapshot.manifest.sequence,
         "id": image_id,
         **{name: value for name, value in asdict(found).items() if name != "image_id"},
-        "advice": _advice(found),
+        "advice": _advice(snapshot, found),
     }
     print_result(result, _in_words(snapshot, found, result["advice"]), as_json=as_json)
 
 
-def _advice(found: Explanation) -> str:
+def _advice(snapshot: OpenSnapshot, found: Explanation) -> str:
     """What to do about it; empty where all is well."""
     if found.refusal is not None and found.refusal["in_listing"]:
         return "mend the source; the next run lists it anew"
@@ -51,6 +52,8 @@ def _advice(found: Explanation) -> str:
         reason = found.refusal["reason"]
         return f"mend the image, or let the next run try it again: bitsieve rejects --requeue {reason}"
     if found.fate in (Fate.DELETED, Fate.UNKNOWN):
+        if id_digest(found.image_id) in purged_digests(snapshot.store):
+            return "it was purged, so no night lists it; `bitsieve purge --forget` lets it in again"
         return "check the id, and --include, --exclude and --id-template of the collection's runs"
     return ""
 

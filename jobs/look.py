@@ -88,7 +88,7 @@ def _list(run: Run) -> Catalog:
         run.progress.advance(done)
 
     catalog = list_catalog(run.source, run.source_spec, run.store, run.cache, advance)
-    return without_purged(run.store, run.config.collection, catalog)
+    return without_purged(run.store, catalog)
 
 
 def _check_source(run: Run, manifest: Manifest | None) -> None:

@@ -4,6 +4,7 @@ Parts, rejects and attributes are immutable, so those that hold the image are wr
 new keys. What is remembered of an image is the sha256 of its id.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from pipeline.storage.store import ObjectStore
 STAGE = "purge"
 STAGE_VERSION = 1
 _ROWS = ".rows.arrow"
+_PURGED = re.compile(r"collections/[^/]+/purged/([^/]+)\.json")
 _TABLES = ("embeddings/", "rejects/", "attributes/", "listings/")
 
 
@@ -58,19 +60,27 @@ def forget(store: ObjectStore, collection: str, ids: Iterable[str]) -> None:
         store.delete(layout.purged(collection, id_digest(image_id)))
 
 
-def not_purged(store: ObjectStore, collection: str, table: pa.Table) -> pa.Table:
+def purged_digests(store: ObjectStore) -> set[str]:
+    """The ``id_digest`` of every image that is remembered by any collection of the store.
+
+    A collection that is younger than the purge may be published in one that is older.
+    """
+    keys = (stat.key for stat in store.list_objects("collections/"))
+    return {found[1] for key in keys if (found := _PURGED.fullmatch(key))}
+
+
+def not_purged(store: ObjectStore, table: pa.Table) -> pa.Table:
     """The rows of ``table`` (with ``image_id``) without the images that were purged."""
-    prefix = layout.purges(collection)
-    purged = {stat.key.removeprefix(prefix).removesuffix(".json") for stat in store.list_objects(prefix)}
+    purged = purged_digests(store)
     if not purged:
         return table
     kept = [id_digest(image_id) not in purged for image_id in table["image_id"].to_pylist()]
     return table.filter(pa.array(kept, type=pa.bool_()))
 
 
-def without_purged(store: ObjectStore, collection: str, catalog: Catalog) -> Catalog:
+def without_purged(store: ObjectStore, catalog: Catalog) -> Catalog:
     """The catalog without the images that were purged, which are counted in ``skipped``."""
-    table = not_purged(store, collection, catalog.table)
+    table = not_purged(store, catalog.table)
     n_purged = catalog.table.num_rows - table.num_rows
     if n_purged == 0:
         return catalog

@@ -61,14 +61,9 @@ def expiration(collection: str, sequence: int) -> str:
     return f"{expirations(collection)}{sequence:020d}.json"
 
 
-def purges(collection: str) -> str:
-    """The prefix under which a collection remembers the images that were purged."""
-    return f"collections/{collection}/purged/"
-
-
 def purged(collection: str, digest: str) -> str:
     """The memory of one purged image, by the sha256 of its id."""
-    return f"{purges(collection)}{digest}.json"
+    return f"collections/{collection}/purged/{digest}.json"
 
 
 def condemned(run_id: str) -> str:

@@ -133,8 +133,9 @@ def test_purged_image_comes_back_only_when_it_is_forgotten(
     shop.changes = read_changes(shop.folder / "changes.csv")
     assert SECRET not in live(shop, shop.night()), "nor by a change list"
     shop.changes = None
+    assert SECRET not in live(shop, shop.night(collection="younger")), "which could be published in main"
     result = purge(shop, capsys, SECRET, "--forget")
-    assert result["collections"] == {"main": {"snapshot": None, "removed": 0}}
+    assert result["collections"]["main"] == {"snapshot": None, "removed": 0}
     assert SECRET in live(shop, shop.night())
 
 
@@ -181,4 +182,7 @@ def test_purge_of_an_unknown_image_publishes_nothing_and_remembers(
     assert newest_sequence(shop.store, "main") == 3
     write_folder(shop.source, {"nobody.jpg": jpeg(50)})
     assert "nobody.jpg" not in live(shop, shop.night())
+    capsys.readouterr()
+    assert run(["explain", "nobody.jpg", "--store", shop.store.uri]) == 0
+    assert "it was purged" in capsys.readouterr().out
     assert run(["purge", "x", "--store", shop.store.uri, "--reason", " "]) == 2
