@@ -41,7 +41,8 @@ def command(
         say(in_words(expiry, done=False))  # before anything is gone
         reason = f"older than {older_than:g} days and not among the newest {keep_last}"
         carry_out(opened, expiry, run_id, when=now.isoformat(), reason=reason)
-    print_result(result, in_words(expiry, done=delete), as_json=as_json)
+    hint = "" if delete else "\nnothing was deleted yet; --delete does it"
+    print_result(result, in_words(expiry, done=delete) + hint, as_json=as_json)
 
 
 def in_words(expiry: Expiry, *, done: bool) -> str:
@@ -61,8 +62,6 @@ def in_words(expiry: Expiry, *, done: bool) -> str:
     if expiry.busy:
         names = ", ".join(run.run_id for run in expiry.busy)
         lines.append(f"nothing is condemned while a run is at work, or was less than a day ago: {names}")
-    if not done:
-        lines.append("nothing was deleted yet; --delete does it")
     return "\n".join(lines)
 
 

@@ -45,6 +45,7 @@ class TerminalProgress:
         self._total = 0
         self._unit = ""
         self._line_s = 0.0
+        self._finished = False
 
     def __enter__(self) -> "TerminalProgress":
         if self._bars is not None:
@@ -61,6 +62,7 @@ class TerminalProgress:
         """Begins a stage of ``total`` units."""
         self._name, self._total, self._unit = name, total, unit
         self._line_s = 0.0
+        self._finished = False
         self._pace.begin(total)
         if self._bars is not None:
             self._task = self._bars.add_task(name, total=total, unit=unit, note="")
@@ -73,9 +75,10 @@ class TerminalProgress:
             self._bars.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        if self._quiet or (now - self._line_s < _LINE_EVERY_S and done < self._total):
+        if self._quiet or self._finished or (now - self._line_s < _LINE_EVERY_S and done < self._total):
             return
         self._line_s = now
+        self._finished = done >= self._total
         line = f"{self._name}: {done} of {self._total} {self._unit}"
         sys.stderr.write(f"{line}, {note}\n" if note else f"{line}\n")
         sys.stderr.flush()

@@ -124,7 +124,9 @@ def _chosen(
     if every:
         return [manifest for manifest in history if manifest.sequence not in expired]
     if sequence in expired:
-        raise StoreMismatch(f"snapshot {sequence} has expired", fix="its files need not be there any more")
+        raise StoreMismatch(
+            f"snapshot {sequence} has expired", fix="see which are retained with `bitsieve snapshots list`"
+        )
     wanted = sequence if sequence is not None else max((one.sequence for one in history), default=0)
     chosen = [manifest for manifest in history if manifest.sequence == wanted]
     if not chosen and not chain:
@@ -179,5 +181,6 @@ def _error(findings: Sequence[Finding]) -> BitsieveError:
     others = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
     return DataCorrupt(
         f"{first.key}: {first.detail}{others}",
-        fix="`bitsieve verify --repair` has made again what can be; restore others from a copy of the store",
+        fix="`bitsieve verify --repair` makes again what can be; what it calls hopeless, and snapshots, are "
+        "restored from a copy of the store",
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.progress import pace_in_words
+from jobs.progress import TerminalProgress, pace_in_words
 from jobs.reindex import reindex
 from jobs.session import open_run
 from jobs.status import status
@@ -167,3 +167,12 @@ def test_status_reads_only_runs_of_late(store: LocalStore) -> None:
     alone = LocalStore(Path(store.uri) / "alone")
     put_run(alone, "20200101T000000Z-old", age_s=1)
     assert [run["run"] for run in status(alone, "main", time.time())["live"]] == ["20200101T000000Z-old"]
+
+
+def test_a_stage_that_is_over_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = TerminalProgress()
+    for _ in range(2):
+        progress.stage("hash", 0, "MiB")
+        for _ in range(3):
+            progress.advance(0)
+    assert capsys.readouterr().err == "hash: 0 of 0 MiB\n" * 2
