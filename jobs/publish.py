@@ -29,6 +29,9 @@ def command(
         int | None, typer.Option("--snapshot", help="With --from: which snapshot; the newest if absent.")
     ] = None,
     override: Annotated[list[str] | None, typer.Option(help="GATE=REASON, recorded.")] = None,
+    replace_source: Annotated[
+        bool, typer.Option("--replace-source", help="With --from: of another source; the catalog has moved.")
+    ] = False,
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="TOML file with named catalogs.")
     ] = None,
@@ -39,7 +42,7 @@ def command(
 
     Example: bitsieve publish 20261122T030000Z-1a2b3c4d --store index/ --collection canary
     """
-    _check(run, from_, collection=collection, to=to, sequence=sequence)
+    _check(run, from_, collection=collection, to=to, sequence=sequence, replace_source=replace_source)
     place = find_place(store, collection if from_ is None else to, config, settings)
     if from_ == place.collection:
         raise UsageError(
@@ -59,6 +62,7 @@ def command(
                 overrides=given,
                 run_id=new_id,
                 created=now.isoformat(),
+                replace_source=replace_source,
             )
         else:
             done = promote(
@@ -80,7 +84,13 @@ def command(
 
 
 def _check(
-    run: str | None, from_: str | None, *, collection: str | None, to: str | None, sequence: int | None
+    run: str | None,
+    from_: str | None,
+    *,
+    collection: str | None,
+    to: str | None,
+    sequence: int | None,
+    replace_source: bool,
 ) -> None:
     """A run, or a collection to take from; not both, and no flags of the other way."""
     if (run is None) == (from_ is None):
@@ -90,6 +100,8 @@ def _check(
         )
     if from_ is None and (to is not None or sequence is not None):
         raise UsageError("--to and --snapshot go with --from", fix="name the collection with --collection")
+    if from_ is None and replace_source:
+        raise UsageError("--replace-source goes with --from", fix="a candidate has the source of its run")
     if from_ is not None and collection is not None:
         raise UsageError("--collection goes with a run", fix="pass --to with --from")
 

@@ -92,13 +92,14 @@ def adopt(
     overrides: Mapping[str, str],
     run_id: str,
     created: str,
+    replace_source: bool = False,
 ) -> Published:
     """Publishes the content of snapshot ``sequence`` (None: the newest) of ``origin`` in ``collection``.
 
     The files are shared. Parts count as published anew, so that nights of staleness begin here.
 
     Raises:
-        StoreMismatch: there is no such snapshot.
+        StoreMismatch: there is no such snapshot, or it is of another source and ``replace_source`` is false.
         CommitConflict: three times somebody else published first.
         GateRefused, ObjectMissing, OutcomeUnknown: as in ``promote``.
     """
@@ -108,6 +109,12 @@ def adopt(
         last = newest(store, collection)
         if last is not None and last.digest == wanted.digest:
             return Published(manifest=last, published=False)
+        if last is not None and last.source.uri != wanted.source.uri and not replace_source:
+            raise StoreMismatch(
+                f"collection {collection!r} is made from {last.source.uri}, "
+                f"{origin!r} from {wanted.source.uri}",
+                fix="check --from and --to; pass --replace-source if the catalog has moved",
+            )
         try:
             return publish(store, _adopted(wanted, last, collection, overrides, run_id, created))
         except CommitConflict:

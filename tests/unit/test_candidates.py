@@ -212,6 +212,18 @@ def test_adopt_is_judged_against_the_collection_it_comes_to(tmp_path: Path) -> N
     assert adopted(store, shrink="half the shop closed").published
 
 
+def test_adopt_of_another_source_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    main = publish_in(store, "main", "a")
+    moved = main.source.model_copy(update={"uri": "/hats"})
+    publish_in(store, "canary", "b", source=moved)
+    with pytest.raises(StoreMismatch, match="'main' is made from /photos, 'canary' from /hats"):
+        adopted(store)
+    assert newest_sequence(store, "main") == 1
+    done = adopt(store, "canary", None, "main", overrides={}, run_id="flip", created=NOW, replace_source=True)
+    assert done.manifest.source.uri == "/hats"
+
+
 def test_adopt_raced_by_nights_loses_none_of_them(tmp_path: Path) -> None:
     """Each publishes something else in ``main``; sequences have no gap and each content stands once."""
     store = LocalStore(tmp_path)

@@ -76,6 +76,7 @@ def test_refused_then_overridden_then_flipped_and_hooks_are_told(
         (["r1", "--from", "canary"], "takes the run"),
         (["r1", "--to", "main"], "go with --from"),
         (["r1", "--snapshot", 1], "go with --from"),
+        (["r1", "--replace-source"], "goes with --from"),
         (["--from", "canary", "--collection", "canary"], "goes with a run"),
         (["--from", "main"], "in itself"),
         (["--from", "../x"], "no name of a collection"),
