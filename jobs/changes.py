@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.output import say, visible
 from jobs.run import Run
 from pipeline.catalog.change import contains
 from pipeline.catalog.change_list import ChangeList
@@ -42,6 +43,7 @@ def changed_catalog(
     upserts = not_purged(run.store, _upserted(run, spec, changes.upserts))
     named = pa.array([*changes.upserts, *changes.deletes], type=pa.string())
     refused = refused_images(run.store, manifest.content, run.cache)
+    _warn_of_unknown(changes.deletes, {*present["locator"].to_pylist(), *refused["locator"].to_pylist()})
     refused = refused.filter(pc.invert(pc.is_in(refused["locator"], value_set=named)))
     tried = refused.filter(pc.invert(refused["in_listing"]))
     looked_up = rows_at(run.source, spec, run.store, tried["locator"].to_pylist(), run.cache)
@@ -71,6 +73,17 @@ def _source(run: Run, manifest: Manifest | None, parent: Parent) -> tuple[Source
             fix="give the new listing file as the source",
         )
     return replace(run.source_spec, format=kind), manifest
+
+
+def _warn_of_unknown(deletes: set[str], known: set[str]) -> None:
+    """A list that names ids where keys are asked for would delete nothing and not say so."""
+    unknown = sorted(deletes - known)
+    if unknown:
+        some = ", ".join(visible(locator) for locator in unknown[:_SHOWN])
+        say(
+            f"bitsieve: warning: {len(unknown)} of {len(deletes)} images to delete were never listed, "
+            f"such as {some}; a change list names keys (`container::member` in tars), not ids"
+        )
 
 
 def _upserted(run: Run, spec: SourceSpec, upserts: Mapping[str, Mapping[str, object]]) -> pa.Table:

@@ -71,6 +71,16 @@ def test_changes_stale_image_that_is_mended_is_found_without_being_named(shop: C
     assert (mended.manifest.coverage.stale, mended.manifest.coverage.embedded) == (0, 1)
 
 
+def test_changes_deleting_what_was_never_listed_warns_and_repeating_does_not(
+    shop: Collection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.night()
+    changed(shop, "op,key\ndelete,shoes/001.jpg\ndelete,001\n")
+    assert "1 of 2 images to delete were never listed, such as 001;" in capsys.readouterr().err
+    assert changed(shop, "op,key\ndelete,shoes/001.jpg\n").manifest.coverage.reused == 19
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_changes_of_tars_read_the_named_tars_only(tmp_path: Path) -> None:
     shop = Collection(tmp_path)
     write_tar(shop.source / "a.tar", tar_of(*range(9)))
