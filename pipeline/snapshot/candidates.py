@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pipeline.errors import CommitConflict, GateRefused, ObjectMissing, StoreMismatch
 from pipeline.snapshot.contents import snapshot_files
 from pipeline.snapshot.gates import judged_again, overridden, refusing
-from pipeline.snapshot.manifest import Adopted, Content, GateRecord, Manifest, load
+from pipeline.snapshot.manifest import Adopted, Content, GateRecord, Manifest, SourceRef, load
 from pipeline.snapshot.publish import Published, newest, newest_sequence, publish, snapshot
 from pipeline.storage import layout
 from pipeline.storage.store import ObjectStore
@@ -151,6 +151,7 @@ def _adopted(
             "run_id": run_id,
             "commit_id": run_id,
             "created": created,
+            "source": _labelled(wanted, last),
             "content": wanted.content.model_copy(update={"parts": parts}),
             "gates": gates,
             "refused_digests": refused_digests,
@@ -159,6 +160,13 @@ def _adopted(
             "adopted": Adopted(collection=wanted.collection, sequence=wanted.sequence),
         }
     )
+
+
+def _labelled(wanted: Manifest, last: Manifest | None) -> SourceRef:
+    """How ``wanted`` reads its source; where it was made without a label, that of the collection stays."""
+    if last is None or wanted.source.label is not None:
+        return wanted.source
+    return wanted.source.model_copy(update={"label": last.source.label})
 
 
 def _check_gates(gates: list[GateRecord]) -> None:

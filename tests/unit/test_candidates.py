@@ -190,6 +190,16 @@ def test_adopt_shares_the_files_and_rollback_returns(tmp_path: Path) -> None:
     assert adopted(store, "once more", not_rolled_back="it was the prices").published
 
 
+def test_adopt_keeps_the_label_of_the_collection_where_the_other_has_none(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    unlabelled = manifest(made_up("a")).source
+    publish_in(store, "main", "a", source=unlabelled.model_copy(update={"label": "identity"}))
+    publish_in(store, "canary", "b", source=unlabelled)
+    assert adopted(store).manifest.source.label == "identity"
+    publish_in(store, "canary", "c", source=unlabelled.model_copy(update={"label": "brand"}))
+    assert adopted(store, "again").manifest.source.label == "brand"
+
+
 def test_adopt_takes_an_earlier_snapshot_where_it_is_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     first = publish_in(store, "canary", "a")
