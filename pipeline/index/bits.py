@@ -2,10 +2,12 @@
 
 More bits make every comparison dearer and let fewer wrong rows through. For each offer:
 
-1. Some rows of the sample ask for their exact neighbours among the others.
-2. C is the smallest number of candidates that holds 99 % of these, pessimistic on ties.
-3. Wrong candidates are taken to grow with the catalog; cost = words compared + 120 * C, because re-ranking a
-   candidate costs about what comparing 30 codes of 256 bits does (`choose`).
+1. Some rows of the sample ask for their exact neighbours among the others: for the tenth of ten in the
+   catalog stands the second of two where the sample is a fifth of it, which is about as far away.
+2. C is the smallest number of candidates that holds 99 % of these, pessimistic on ties, times the rows of the
+   catalog for each of the sample.
+3. cost = words compared + 120 * C, because re-ranking a candidate costs about what comparing 30 codes of 256
+   bits does (`choose`).
 
 This only picks where calibration begins: the recall is measured afterwards whatever the bits, and where it
 falls short, twice the bits are fitted. Legend: N rows, Q queries, K neighbours, W words of 64 bits.
@@ -24,7 +26,7 @@ SHARE_SCANNED = 0.15
 _K = 10
 _HELD = 0.99
 _QUERIES = 200
-_MAX_ROWS = 20_000
+_MAX_ROWS = 65_536
 _MAX_ELEMENTS = 10_000_000
 _FEW = 500
 _WORDS_OF_RERANK = 4 * RERANK_COST
@@ -51,20 +53,20 @@ def cheapest_bits(
     if len(base_ND) < _FEW or len(offers) == 1:
         return max(offers)
     asking = np.linspace(0, len(base_ND) - 1, _QUERIES).astype(np.int64)
-    nearest_QK = _nearest(base_ND, asking)
+    for_each = max(n_live / len(base_ND), 1.0)
+    nearest_QK = _nearest(base_ND, asking, max(1, round(_K / for_each)))
     costs = {}
     for bits in offers:
-        needed = _candidates(base_ND, asking, nearest_QK, bits, seed)
-        candidates = _K + (needed - _K) * max(n_live / len(base_ND), 1.0)
+        candidates = for_each * _candidates(base_ND, asking, nearest_QK, bits, seed)
         costs[bits] = share_scanned * n_live * bits / 64 + _WORDS_OF_RERANK * candidates
     return min(costs, key=lambda bits: (costs[bits], bits))
 
 
-def _nearest(base_ND: VectorArray, asking: IntArray) -> IntArray:
+def _nearest(base_ND: VectorArray, asking: IntArray, k: int) -> IntArray:
     """Rows nearest to the asking ones, themselves left out; [Q, K]."""
     similarity_QN = base_ND[asking] @ base_ND.T
     similarity_QN[np.arange(len(asking)), asking] = -np.inf
-    found_QK: IntArray = np.argpartition(-similarity_QN, _K, axis=1)[:, :_K]
+    found_QK: IntArray = np.argpartition(-similarity_QN, k, axis=1)[:, :k]
     return found_QK
 
 
@@ -78,4 +80,4 @@ def _candidates(base_ND: VectorArray, asking: IntArray, nearest_QK: IntArray, bi
         at_most_H = np.bincount(hamming_N, minlength=bits + 1).cumsum()
         rank_QK[query] = at_most_H[hamming_N[nearest_QK[query]]] - 1  # itself is at distance 0
     needed = np.sort(rank_QK, axis=None)[int(np.ceil(_HELD * rank_QK.size)) - 1]
-    return max(int(needed), _K)
+    return int(needed)
