@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pipeline.cluster.pool import ClusterOptions
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.index.calibration import GATHERED_ROWS, Calibration
-from pipeline.index.partial import PartialResult, candidates_of, merge, search_partly
+from pipeline.index.partial import PartialResult, merge, search_partly
 from pipeline.index.probes import LiveRows
 from pipeline.index.search import SearchResult, check_queries
 from pipeline.snapshot.attributes import read_attributes
@@ -110,9 +110,7 @@ class RaySearch:
             totals = replace(totals, left=live.n)
         n_live = live.n
         gathered = (self._filtered or left_out is not None) and n_live <= GATHERED_ROWS
-        n_candidates, warning = (
-            (None, "") if self._exact or gathered else candidates_of(self._calibration, n_live, k)
-        )
+        n_candidates, warning = (None, "") if self._exact or gathered else self._calibration.sieved(k, n_live)
         k = min(k, max(n_live, 1))
         ids: list[tuple[str, ...]] = []
         distances: list[tuple[float, ...]] = []

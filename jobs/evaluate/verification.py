@@ -16,11 +16,10 @@ from pipeline.evaluate.verification import (
     FARS,
     Options,
     Subject,
-    Thresholds,
-    VerificationReport,
     verify_all_pairs,
     verify_pairs,
 )
+from pipeline.evaluate.verification_report import Thresholds, VerificationReport
 from pipeline.snapshot.open import OpenSnapshot
 
 

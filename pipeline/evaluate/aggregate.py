@@ -1,6 +1,6 @@
 """From one value per query to a figure with an interval: macro, weighted and per-class means.
 
-Legend: Q queries, M measures, B resamples drawn at once.
+Legend: Q queries, M measures, G groups, R resamples, B of them drawn at once.
 
 - macro: mean over queries. weighted: mean over queries weighted by R, so that large classes speak louder.
   per_class: mean over classes of the class means.
@@ -104,16 +104,30 @@ def bootstrap_interval(values_QM: Floats, *, seed: int, n_resamples: int = RESAM
 
     Memory does not grow with ``n_resamples``: draws are made and counted a block at a time.
     """
-    n_queries = len(values_QM)
-    rng = np.random.default_rng(seed)
-    per_block = max(1, _DRAWS_AT_ONCE // n_queries)
-    blocks = [min(per_block, n_resamples - start) for start in range(0, n_resamples, per_block)]
-    means_RM = np.concatenate([_resampled_means(values_QM, rng, n) for n in blocks])
-    low_M, high_M = np.quantile(means_RM, [0.025, 0.975], axis=0)
-    mean_M = values_QM.mean(axis=0)
-    provable = 0.025 ** (1 / n_queries)
-    low_M = np.minimum(np.minimum(low_M, provable), mean_M)
-    high_M = np.maximum(np.maximum(high_M, 1 - provable), mean_M)
+    means_RM = _all_resampled_means(values_QM, seed, n_resamples)
+    return interval_bounds(means_RM, values_QM.mean(axis=0), len(values_QM))
+
+
+def share_interval(
+    hits_GM: Floats | Ints, counts_G: Ints, *, seed: int, n_resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """Bounds [2, M] of the interval of sum(hits) / sum(counts) where groups are resampled whole.
+
+    For what stands or falls together, such as the images of one identity.
+    """
+    means_RM = _all_resampled_means(
+        np.column_stack([hits_GM, counts_G]).astype(np.float64), seed, n_resamples
+    )
+    shares_M = hits_GM.sum(axis=0) / counts_G.sum()
+    return interval_bounds(means_RM[:, :-1] / means_RM[:, -1:], shares_M, len(counts_G))
+
+
+def interval_bounds(resampled_RM: Floats, values_M: Floats, n: int) -> NDArray[np.float64]:
+    """Bounds [2, M] from resamples, no narrower than what ``n`` independent observations can show."""
+    low_M, high_M = np.quantile(resampled_RM, [0.025, 0.975], axis=0)
+    provable = 0.025 ** (1 / n)
+    low_M = np.minimum(np.minimum(low_M, provable), values_M)
+    high_M = np.maximum(np.maximum(high_M, 1 - provable), values_M)
     bounds_2M: Floats = np.clip(np.stack([low_M, high_M]), 0.0, 1.0)
     return bounds_2M
 
@@ -147,6 +161,14 @@ def _class_means(values_QM: Floats, codes_Q: Ints) -> tuple[Floats, Ints]:
     sums_CM: Floats = np.stack([np.bincount(codes_Q, weights=column) for column in values_QM.T], axis=1)
     means_CM: Floats = sums_CM / counts_C[:, None]
     return means_CM, counts_C
+
+
+def _all_resampled_means(values_QM: Floats, seed: int, n_resamples: int) -> Floats:
+    n_queries = len(values_QM)
+    rng = np.random.default_rng(seed)
+    per_block = max(1, _DRAWS_AT_ONCE // n_queries)
+    blocks = [min(per_block, n_resamples - start) for start in range(0, n_resamples, per_block)]
+    return np.concatenate([_resampled_means(values_QM, rng, n) for n in blocks])
 
 
 def _resampled_means(values_QM: Floats, rng: np.random.Generator, n_resamples: int) -> Floats:

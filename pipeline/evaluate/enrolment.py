@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
-from pipeline.evaluate.aggregate import RESAMPLES, codes_of
+from pipeline.evaluate.aggregate import RESAMPLES, codes_of, share_interval
 from pipeline.evaluate.distances import DistanceTable
 from pipeline.evaluate.error_curve import MIN_FALSE_ACCEPTS
-from pipeline.evaluate.metrics import Floats, Ints
+from pipeline.evaluate.metrics import Ints
 from pipeline.evaluate.ranking import LabelledVectors
 
 FALSE_ALARM_RATES = (0.1, 0.01, 0.001)
@@ -169,19 +169,13 @@ class _IdentityBootstrap:
     def __init__(self, code_P: Ints, seed: int, n_resamples: int) -> None:
         _, self._member_P = np.unique(code_P, return_inverse=True)
         self._count_I = np.bincount(self._member_P)
-        n = len(self._count_I)
-        draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
-        self._draws_RI: Floats = draws.astype(np.float64)
+        self._seed, self._n_resamples = seed, n_resamples
 
     def rate(self, hit_P: NDArray[np.bool_], threshold: float | None = None) -> Rate:
-        """Share of hits with its interval, widened to what so many identities can show."""
+        """Share of hits with its interval."""
         hits_I = np.bincount(self._member_P, weights=hit_P, minlength=len(self._count_I))
-        shares_R = (self._draws_RI @ hits_I) / (self._draws_RI @ self._count_I)
-        low, high = np.quantile(shares_R, [0.025, 0.975])
-        value, provable = float(np.mean(hit_P)), 0.025 ** (1 / len(self._count_I))
-        return Rate(
-            value=value,
-            low=float(min(low, provable, value)),
-            high=float(max(high, 1 - provable, value)),
-            threshold=threshold,
+        bounds_21 = share_interval(
+            hits_I[:, None], self._count_I, seed=self._seed, n_resamples=self._n_resamples
         )
+        low, high = bounds_21[:, 0].tolist()
+        return Rate(value=float(np.mean(hit_P)), low=low, high=high, threshold=threshold)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
+from pipeline.evaluate.aggregate import RESAMPLES, interval_bounds
 from pipeline.evaluate.metrics import Floats, Ints
 
 MIN_FALSE_ACCEPTS = 10
@@ -155,7 +156,7 @@ def val_at_far(
     fars: Sequence[float],
     *,
     seed: int,
-    n_resamples: int = 1000,
+    n_resamples: int = RESAMPLES,
     few_different: bool = False,
 ) -> dict[float, ValAtFar]:
     """VAL at each false accept rate, with a bootstrap interval over pairs, threshold chosen anew each time.
@@ -185,23 +186,24 @@ def val_at_far(
             resolution=curve.resolution,
         )
         vals_RF[number] = [drawn.val()[drawn.place_at_far(far)] for far in wanted]
-    provable = 0.025 ** (1 / curve.n_same)
-    found = {}
-    for far in fars:
-        if far not in wanted:
-            found[far] = too_few_different(curve, far)
-            continue
-        low, high = np.quantile(vals_RF[:, wanted.index(far)], [0.025, 0.975])
-        place = curve.place_at_far(far)
-        val = float(curve.val()[place])
-        found[far] = ValAtFar(
-            val=val,
-            low=float(min(low, provable, val)),
-            high=float(max(high, 1 - provable, val)),
-            threshold=float(curve.thresholds_T[place]),
-            n_false_accepts=int(curve.different_below_T[place]),
-        )
-    return found
+    places = [curve.place_at_far(far) for far in wanted]
+    bounds_2F = interval_bounds(vals_RF, curve.val()[places], curve.n_same)
+    shown = {
+        far: val_there(curve, place, low, high)
+        for far, place, low, high in zip(wanted, places, *bounds_2F.tolist(), strict=True)
+    }
+    return {far: shown.get(far) or too_few_different(curve, far) for far in fars}
+
+
+def val_there(curve: ErrorCurve, place: int, low: float, high: float) -> ValAtFar:
+    """VAL at the threshold with index ``place``, with an interval found elsewhere."""
+    return ValAtFar(
+        val=float(curve.val()[place]),
+        low=low,
+        high=high,
+        threshold=float(curve.thresholds_T[place]),
+        n_false_accepts=int(curve.different_below_T[place]),
+    )
 
 
 def too_few_different(curve: ErrorCurve, far: float) -> ValAtFar:

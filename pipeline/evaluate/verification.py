@@ -9,14 +9,13 @@ Legend: N pairs, M pairs of one block, F folds, T thresholds, I identities, D di
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
-from pipeline.evaluate.aggregate import RESAMPLES, codes_of
+from pipeline.evaluate.aggregate import RESAMPLES, codes_of, share_interval
 from pipeline.evaluate.error_curve import (
     ErrorCurve,
     PairCounter,
@@ -24,96 +23,24 @@ from pipeline.evaluate.error_curve import (
     curve_of_pairs,
     too_few_different,
     val_at_far,
+    val_there,
 )
 from pipeline.evaluate.metrics import Floats, Ints
 from pipeline.evaluate.pairs_file import PairList
 from pipeline.evaluate.ranking import LabelledVectors
+from pipeline.evaluate.verification_report import (
+    FoldAccuracy,
+    Thresholds,
+    VerificationReport,
+    WrongPair,
+)
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
-Thresholds = Literal["facenet", "exact"]
 _BLOCK_ROWS = 1 << 10
 _SHOWN = 12
 _CURVE_POINTS = 200
 
 Vectors = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldAccuracy:
-    """Share of pairs judged rightly, each fold with the threshold that is best on the others.
-
-    ``std`` divides by the number of folds (as published reproductions do), ``sem`` is the standard error of
-    the mean (as the FaceNet paper prints).
-    """
-
-    mean: float
-    std: float
-    sem: float
-    folds: tuple[float, ...]
-    thresholds: tuple[float, ...]
-    mode: Thresholds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrongPair:
-    """A pair that the threshold misjudges: a ``same`` pair too far apart, or a different one too near."""
-
-    left: str
-    right: str
-    same: bool
-    distance: float
-    threshold: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerificationReport:
-    """How well a threshold on the distance tells same from different.
-
-    Attributes:
-        n_pairs: Pairs judged.
-        n_same: Of them the same.
-        n_different: Of them different.
-        n_missing: Listed pairs left out because an image has no vector.
-        missing_ids: Some of the ids without a vector.
-        accuracy: Over folds; None for all pairs, which have no folds.
-        auc: Area under the curve of VAL against FAR.
-        eer: Equal error rate.
-        val_at_far: By false accept rate, as text such as ``0.001``.
-        curve: Some (far, val) points of the curve, for a drawing.
-        wrong: Misjudged pairs, the worst first of each kind.
-        mode: ``pairs`` or ``all_pairs``.
-        resolution: How far a threshold may lie below the best one; 0 for exact distances.
-        seed: Of the bootstrap.
-        n_resamples: Of the bootstrap.
-        model_id: The model the vectors come from.
-        snapshot: Sequence of the snapshot; None for vectors that are not from one.
-        digest: Digest of the snapshot, or empty.
-        software: Versions by name.
-    """
-
-    n_pairs: int
-    n_same: int
-    n_different: int
-    n_missing: int
-    missing_ids: tuple[str, ...]
-    accuracy: FoldAccuracy | None
-    auc: float
-    eer: float
-    val_at_far: Mapping[str, ValAtFar]
-    curve: tuple[tuple[float, float], ...]
-    wrong: tuple[WrongPair, ...]
-    mode: Literal["pairs", "all_pairs"]
-    resolution: float
-    seed: int
-    n_resamples: int
-    model_id: str
-    snapshot: int | None = None
-    digest: str = ""
-    software: Mapping[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, object]:
-        """The report as JSON values; the field names are the keys."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,23 +246,12 @@ def _vals_by_identity(
     wanted = [far for far in options.fars if options.few_different or curve.enough_different(far)]
     place_F = [curve.place_at_far(far) for far in wanted]
     pairs_I, accepted_IF = _same_pairs_by_identity(x_ND, code_N, curve.thresholds_T[place_F])
-    draws_RI = np.random.default_rng(options.seed).multinomial(
-        len(pairs_I), np.full(len(pairs_I), 1 / len(pairs_I)), size=options.n_resamples
-    )
-    val_RF = (draws_RI @ accepted_IF) / np.maximum(draws_RI @ pairs_I, 1)[:, None]
-    provable = 0.025 ** (1 / len(pairs_I))
-    found = {f"{far:g}": too_few_different(curve, far) for far in options.fars}
-    for column, (far, place) in enumerate(zip(wanted, place_F, strict=True)):
-        val = float(curve.val()[place])
-        low, high = np.quantile(val_RF[:, column], [0.025, 0.975])
-        found[f"{far:g}"] = ValAtFar(
-            val=val,
-            low=float(min(low, provable, val)),
-            high=float(max(high, 1 - provable, val)),
-            threshold=float(curve.thresholds_T[place]),
-            n_false_accepts=int(curve.different_below_T[place]),
-        )
-    return found
+    bounds_2F = share_interval(accepted_IF, pairs_I, seed=options.seed, n_resamples=options.n_resamples)
+    shown = {
+        far: val_there(curve, place, low, high)
+        for far, place, low, high in zip(wanted, place_F, *bounds_2F.tolist(), strict=True)
+    }
+    return {f"{far:g}": shown.get(far) or too_few_different(curve, far) for far in options.fars}
 
 
 def _same_pairs_by_identity(x_ND: Vectors, code_N: Ints, thresholds_F: Floats) -> tuple[Ints, Ints]:

@@ -97,6 +97,13 @@ class Calibration:
         )
         return scaled, warning
 
+    def sieved(self, k: int, n_live: int) -> tuple[int | None, str]:
+        """C among ``n_live`` rows and a warning; None where comparing every row is no more work."""
+        n_candidates, warning = self.candidates_for(k, n_live)
+        if n_candidates is None or k >= n_live or n_candidates >= n_live:
+            return None, ""
+        return n_candidates, warning
+
     def _growth(self, n_live: int | None) -> float:
         """How much larger C is where ``n_live`` rows are left; 1 where nearly all are."""
         if n_live is None or n_live >= _NEARLY_ALL * self.n_live or self.k not in self.candidates:

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.index.arrays import Float32Array, Int32Array, IntArray
-from pipeline.index.calibration import Calibration
 from pipeline.index.exact import nearest, place_distances
 from pipeline.index.hamming import hamming_of, nearest_codes
 from pipeline.index.order import NOWHERE, ids_at, position_in_query
@@ -30,14 +29,6 @@ class PartialResult:
     hamming_M: Int32Array
     distance_M: Float32Array
     ids_M: "pa.LargeStringArray"
-
-
-def candidates_of(calibration: Calibration, n_live: int, k: int) -> tuple[int | None, str]:
-    """C of a search among ``n_live`` rows, and a warning; None for exact search, as `Searcher` decides."""
-    n_candidates, warning = calibration.candidates_for(k, n_live)
-    if n_candidates is None or k >= n_live or n_candidates >= n_live:
-        return None, ""
-    return n_candidates, warning
 
 
 def search_partly(

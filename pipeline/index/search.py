@@ -141,15 +141,11 @@ class Searcher:
 
     def _candidates(self, k: int, asked: int | None) -> tuple[int | None, str]:
         """C and a warning; None where comparing every row is what was calibrated, or is no more work."""
-        if self.encoder is None or (asked is None and (self.calibration is None or k >= self.n_live)):
+        if self.encoder is None:
             return None, ""
         if asked is not None:
             return max(asked, k), ""
-        assert self.calibration is not None  # noqa: S101 (for the type checker)
-        n_candidates, warning = self.calibration.candidates_for(k, self.n_live)
-        if n_candidates is None or n_candidates >= self.n_live:
-            return None, ""
-        return n_candidates, warning
+        return (None, "") if self.calibration is None else self.calibration.sieved(k, self.n_live)
 
     def _to_tuples(
         self, found: Neighbours

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.index.calibrate import calibrate
 from pipeline.index.encoder import fit_encoder
-from pipeline.index.partial import candidates_of, merge, search_partly
+from pipeline.index.partial import merge, search_partly
 from pipeline.index.probes import LiveRows, live_rows_of_lists
 from pipeline.index.search import Searcher
 from tests.support.index_shards import spread, unit_rows
@@ -80,7 +80,7 @@ def test_holders_probe_the_lists_that_one_process_would(
         Searcher(encoder, [s for s, h in zip(in_lists.shards, holder_of, strict=True) if h == number], point)
         for number in range(2)
     ]
-    n_candidates, _ = candidates_of(point, in_lists.n_live, 5)
+    n_candidates, _ = point.sieved(5, in_lists.n_live)
     assert n_candidates == wanted.candidates
     live = LiveRows(
         n=in_lists.n_live,
