@@ -4,9 +4,10 @@ Legend: Q queries, M measures, G groups, R resamples, B of them drawn at once.
 
 - macro: mean over queries. weighted: mean over queries weighted by R, so that large classes speak louder.
   per_class: mean over classes of the class means.
-- The interval is the two-sided 95 % percentile bootstrap of the macro mean over queries. Where it touches a
-  value that no finite sample can prove (all queries right, or all wrong) it is widened to what n queries can
-  show: low is at most .025^(1/n), high at least 1 - .025^(1/n).
+- The interval is the two-sided 95 % percentile bootstrap of the macro mean over queries, or over groups of
+  them that stand or fall together, such as the images of a product. Where it touches a value that no finite
+  sample can prove (all queries right, or all wrong) it is widened to what n queries or groups can show: low
+  is at most .025^(1/n), high at least 1 - .025^(1/n).
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -50,6 +51,7 @@ def summarise(
     seed: int,
     no_relevant: NoRelevant = NoRelevant.EXCLUDE,
     n_resamples: int = RESAMPLES,
+    groups_Q: Sequence[Hashable] | None = None,
 ) -> dict[str, MetricSummary]:
     """Summary of each measure; all measures share the resamples, so their intervals can be compared.
 
@@ -60,6 +62,7 @@ def summarise(
         seed: Of the bootstrap.
         no_relevant: What to do with queries whose R is 0.
         n_resamples: Bootstrap resamples.
+        groups_Q: What is resampled as a whole; each query by itself if absent.
 
     Raises:
         UsageError: if no query is left, or a query has R = 0 and ``no_relevant`` is ERROR.
@@ -74,7 +77,8 @@ def summarise(
     kept_Q = _kept(n_relevant_Q, no_relevant)
     values_QM = np.where((n_relevant_Q > 0)[:, None], values_QM, 0.0)[kept_Q]
     weights_Q = n_relevant_Q[kept_Q]
-    bounds_2M = bootstrap_interval(values_QM, seed=seed, n_resamples=n_resamples)
+    kept_groups = None if groups_Q is None else [groups_Q[q] for q in np.flatnonzero(kept_Q).tolist()]
+    bounds_2M = mean_interval(values_QM, kept_groups, seed=seed, n_resamples=n_resamples)
     weighted_M = weights_Q @ values_QM / max(weights_Q.sum(), 1)
     per_class_M = _class_means(
         values_QM, codes_of([name for name, kept in zip(classes_Q, kept_Q, strict=True) if kept])
@@ -108,6 +112,17 @@ def bootstrap_interval(values_QM: Floats, *, seed: int, n_resamples: int = RESAM
     return interval_bounds(means_RM, values_QM.mean(axis=0), len(values_QM))
 
 
+def mean_interval(
+    values_QM: Floats, groups_Q: Sequence[Hashable] | None, *, seed: int, n_resamples: int = RESAMPLES
+) -> NDArray[np.float64]:
+    """Bounds [2, M] of the interval of the means over queries, of which groups are resampled whole."""
+    if groups_Q is None:
+        return bootstrap_interval(values_QM, seed=seed, n_resamples=n_resamples)
+    code_Q = codes_of(groups_Q)
+    sums_GM = np.stack([np.bincount(code_Q, weights=column) for column in values_QM.T], axis=1)
+    return share_interval(sums_GM, np.bincount(code_Q), seed=seed, n_resamples=n_resamples)
+
+
 def share_interval(
     hits_GM: Floats | Ints, counts_G: Ints, *, seed: int, n_resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:
@@ -115,11 +130,18 @@ def share_interval(
 
     For what stands or falls together, such as the images of one identity.
     """
-    means_RM = _all_resampled_means(
-        np.column_stack([hits_GM, counts_G]).astype(np.float64), seed, n_resamples
-    )
-    shares_M = hits_GM.sum(axis=0) / counts_G.sum()
-    return interval_bounds(means_RM[:, :-1] / means_RM[:, -1:], shares_M, len(counts_G))
+    resampled_RM = resampled_shares(hits_GM, counts_G, seed=seed, n_resamples=n_resamples)
+    return interval_bounds(resampled_RM, hits_GM.sum(axis=0) / counts_G.sum(), len(counts_G))
+
+
+def resampled_shares(
+    sums_GM: Floats | Ints, counts_G: Ints, *, seed: int, n_resamples: int = RESAMPLES
+) -> Floats:
+    """sum(sums) / sum(counts), [R, M], of groups drawn with replacement; deterministic for a seed."""
+    columns = np.column_stack([sums_GM, counts_G]).astype(np.float64)
+    means_RM = _all_resampled_means(columns, seed, n_resamples)
+    shares_RM: Floats = means_RM[:, :-1] / means_RM[:, -1:]
+    return shares_RM
 
 
 def interval_bounds(resampled_RM: Floats, values_M: Floats, n: int) -> NDArray[np.float64]:

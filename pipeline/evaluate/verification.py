@@ -143,10 +143,7 @@ def verify_all_pairs(
     options = options or Options()
     labelled = np.array([row for row, label in enumerate(base.labels) if label is not None], dtype=np.int64)
     x_ND, code_N = base.x_ND[labelled], codes_of([base.labels[row] for row in labelled.tolist()])
-    counter = PairCounter()
-    for distance_M, same_M in _all_pairs(x_ND, code_N):
-        counter.add(distance_M, same_M)
-    curve = counter.curve()
+    curve = curve_of_all_pairs(x_ND, code_N)
     return VerificationReport(
         n_pairs=curve.n_same + curve.n_different,
         n_same=curve.n_same,
@@ -168,6 +165,18 @@ def verify_all_pairs(
         digest=subject.digest,
         software=dict(subject.software),
     )
+
+
+def curve_of_all_pairs(x_ND: Vectors, code_N: Ints) -> ErrorCurve:
+    """The curve at bin edges of all pairs of rows, which are the same where their codes are.
+
+    Raises:
+        UsageError: if there are not both same and different pairs.
+    """
+    counter = PairCounter()
+    for distance_M, same_M in _all_pairs(x_ND, code_N):
+        counter.add(distance_M, same_M)
+    return counter.curve()
 
 
 def fold_accuracy(
