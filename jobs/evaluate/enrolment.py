@@ -1,14 +1,18 @@
 """``bitsieve evaluate enrolment``: who is this, from one image each, and is it anybody we know?"""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.evaluate.page import write_page
 from jobs.evaluate.subject import label_column, labelled_vectors
 from jobs.output import print_result
 from jobs.place import Collection, Config, Store, find_place
+from jobs.run import software_versions
 from pipeline.errors import UsageError
 from pipeline.evaluate.enrolment import FALSE_ALARM_RATES, EnrolmentReport, Rate, evaluate_enrolment
+from pipeline.evaluate.report.enrolment_page import enrolment_document
 
 
 def command(
@@ -21,6 +25,7 @@ def command(
     collection: Collection = None,
     config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Enrols one image per identity and asks who all others are, strangers among them.
@@ -34,12 +39,23 @@ def command(
     snapshot = find_place(store, collection, config).snapshot(sequence)
     base = labelled_vectors(snapshot, label_column(snapshot, label))
     report = evaluate_enrolment(base, false_alarm_rates=rates, seed=seed)
-    about = {
+    model_id, digest = snapshot.content.model.id, snapshot.manifest.digest
+    result = {
+        **report.to_json(),
         "snapshot": snapshot.manifest.sequence,
-        "digest": snapshot.manifest.digest,
-        "model_id": snapshot.content.model.id,
+        "digest": digest,
+        "model_id": model_id,
     }
-    print_result({**report.to_json(), **about}, _in_words(report), as_json=as_json)
+    if output is not None:
+        document = enrolment_document(
+            report,
+            model_id=model_id,
+            snapshot=snapshot.manifest.sequence,
+            digest=digest,
+            software=software_versions(),
+        )
+        write_page(output, document, result, snapshot)
+    print_result(result, _in_words(report), as_json=as_json)
 
 
 def _in_words(report: EnrolmentReport) -> str:

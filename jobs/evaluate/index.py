@@ -1,6 +1,5 @@
 """``bitsieve evaluate index``: whether the index finds what exact search finds, and what it costs."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.evaluate.index_words import index_in_words
+from jobs.evaluate.page import write_page
 from jobs.output import print_result, say
 from jobs.place import Collection, Config, Store, find_place
 from pipeline.errors import UsageError
@@ -15,7 +15,7 @@ from pipeline.evaluate.evaluation import Estimate
 from pipeline.evaluate.index_quality import IndexQuality, evaluate_index
 from pipeline.evaluate.index_queries import fresh_queries, neighbour_distances
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts
-from pipeline.evaluate.report.index_page import render_index_page
+from pipeline.evaluate.report.index_page import index_document
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.selection import narrowed
 
@@ -38,10 +38,7 @@ def command(
     snapshot = find_place(store, collection, config).snapshot(sequence)
     quality, result = index_report(snapshot, _numbers(ks), n_queries, seed)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        document = json.dumps(result, indent=1, ensure_ascii=False)
-        output.with_suffix(".json").write_text(document, encoding="utf-8")
-        output.write_text(render_index_page(result, _curve_facts(snapshot, quality)), encoding="utf-8")
+        write_page(output, index_document(result, _curve_facts(snapshot, quality)), result, snapshot)
     for warning in result["warnings"]:
         say(f"bitsieve: warning: {warning}")
     print_result(result, index_in_words(result), as_json=as_json)

@@ -1,19 +1,18 @@
 """``bitsieve evaluate retrieval``: what a query finds among all images, with exact search."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.evaluate.pictures import thumbnails
+from jobs.evaluate.page import write_page
 from jobs.evaluate.subject import label_column, labelled_vectors
 from jobs.output import print_result
 from jobs.place import Collection, Config, Store, find_place
 from jobs.run import software_versions
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
-from pipeline.evaluate.report.page import render_html
+from pipeline.evaluate.report.retrieval_page import retrieval_document
 from pipeline.evaluate.retrieval import Subject, evaluate_retrieval
 from pipeline.snapshot.open import OpenSnapshot
 
@@ -67,15 +66,8 @@ def retrieval_report(snapshot: OpenSnapshot, label: str | None) -> EvaluationRep
 
 def write_report(snapshot: OpenSnapshot, report: EvaluationReport, output: Path) -> None:
     """Writes the page to ``output`` and the JSON beside it."""
-    ids = {query.image_id for query in report.gallery}
-    ids |= {neighbour.image_id for query in report.gallery for neighbour in query.neighbours}
-    page = render_html(
-        report, thumbnails(snapshot, sorted(ids)), index=_index_facts(snapshot), run=_run_facts(snapshot)
-    )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf-8")
-    document = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
-    output.with_suffix(".json").write_text(document, encoding="utf-8")
+    document = retrieval_document(report, index=_index_facts(snapshot), run=_run_facts(snapshot))
+    write_page(output, document, report.to_json(), snapshot)
 
 
 def _line(name: str, report: EvaluationReport) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.evaluate.page import write_page
 from jobs.evaluate.subject import label_column, labelled_vectors
 from jobs.output import print_result
 from jobs.place import Collection, Config, Store, find_place
@@ -12,6 +13,7 @@ from jobs.run import software_versions
 from pipeline.errors import UsageError
 from pipeline.evaluate.error_curve import ValAtFar
 from pipeline.evaluate.pairs_file import DEFAULT_ID_TEMPLATE, read_pairs
+from pipeline.evaluate.report.verification_page import verification_document
 from pipeline.evaluate.verification import (
     FARS,
     Options,
@@ -38,6 +40,7 @@ def command(
     collection: Collection = None,
     config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Accuracy, ROC and VAL at false accept rates, of a list of pairs or of all pairs of labelled images.
@@ -47,6 +50,8 @@ def command(
     options = Options(fars=_checked(far or FARS), thresholds=thresholds, few_different=few_different)
     snapshot = find_place(store, collection, config).snapshot(sequence)
     report = verification_report(snapshot, pairs, id_template, label, options)
+    if output is not None:
+        write_page(output, verification_document(report), report.to_json(), snapshot)
     print_result(report.to_json(), _in_words(report), as_json=as_json)
 
 

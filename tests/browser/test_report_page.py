@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluate.report import render_html
-from tests.support.report_samples import sample_index, sample_report, sample_run, sample_thumbnails
+from tests.support.report_samples import sample_page
 from tests.unit.test_report import hostile_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -47,15 +46,10 @@ def chromium(tmp_path: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def ordinary_page() -> str:
-    report = sample_report()
-    return render_html(report, sample_thumbnails(report), index=sample_index(), run=sample_run())
-
-
 @pytest.mark.parametrize("width_px", [DESKTOP_PX, PHONE_PX])
 @pytest.mark.parametrize("page", ["ordinary", "hostile"])
 def test_page_is_not_wider_than_the_screen_and_renders(tmp_path: Path, width_px: int, page: str) -> None:
-    (tmp_path / "page.html").write_text(ordinary_page() if page == "ordinary" else hostile_page())
+    (tmp_path / "page.html").write_text(sample_page() if page == "ordinary" else hostile_page())
     wrapper, shot = tmp_path / "wrapper.html", tmp_path / f"{page}-{width_px}.png"
     wrapper.write_text(WRAPPER.format(width=width_px))
     document = chromium(

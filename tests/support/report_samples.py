@@ -8,7 +8,9 @@ import numpy as np
 
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
 from pipeline.evaluate.ranking import LabelledVectors
-from pipeline.evaluate.report import CurvePoint, IndexFacts, RunFacts
+from pipeline.evaluate.report import Document, render_html
+from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
+from pipeline.evaluate.report.retrieval_page import retrieval_document
 from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval
 
 CURVE = ((50, 0.771), (100, 0.848), (200, 0.92), (500, 0.975), (1000, 0.994), (2000, 0.9985))
@@ -99,3 +101,14 @@ def sample_run() -> RunFacts:
         deleted=57,
         rejects={"truncated": 21, "unidentified": 14, "too_many_pixels": 5, "duplicate_id": 3},
     )
+
+
+def sample_document(report: EvaluationReport) -> Document:
+    """With everything that a retrieval page can have on it."""
+    return retrieval_document(report, index=sample_index(), run=sample_run())
+
+
+def sample_page() -> str:
+    """An ordinary retrieval page."""
+    report = sample_report()
+    return render_html(sample_document(report), sample_thumbnails(report))

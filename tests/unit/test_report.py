@@ -5,11 +5,22 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline.evaluate.evaluation import EvaluationReport
-from pipeline.evaluate.report import RunFacts, render_html
-from pipeline.evaluate.report.words import REASONS, Mark, percent, short, verdict, visible
+from pipeline.evaluate.report import render_html
+from pipeline.evaluate.report.coverage import REASONS
+from pipeline.evaluate.report.document import Mark
+from pipeline.evaluate.report.facts import RunFacts
+from pipeline.evaluate.report.retrieval_page import retrieval_document, retrieval_findings
+from pipeline.evaluate.report.words import percent, short, visible
 from pipeline.values import RejectReason
-from tests.support.report_samples import sample_index, sample_report, sample_run, sample_thumbnails, thumbnail
+from tests.support.report_samples import (
+    sample_document,
+    sample_index,
+    sample_page,
+    sample_report,
+    sample_run,
+    sample_thumbnails,
+    thumbnail,
+)
 
 HOSTILE = (
     '"><script>alert(1)</script>',
@@ -27,7 +38,7 @@ HOSTILE = (
 ALLOWED_TAGS = frozenset(
     """html head meta title style body main header p h1 h2 h3 ul ol li span bdi br section article div dl dt
     dd table thead tbody tfoot tr th td figure figcaption img strong code footer svg rect line text polyline
-    circle""".split()  # noqa: SIM905 - one word a line is a page of brackets
+    polygon circle""".split()  # noqa: SIM905 - one word a line is a page of brackets
 )
 ALLOWED_ATTRIBUTES = frozenset(
     """charset http-equiv content name lang class aria-hidden aria-label aria-labelledby role id scope src alt
@@ -54,10 +65,6 @@ class Page(HTMLParser):
 
     def values(self, attribute: str) -> list[str]:
         return [attrs[attribute] or "" for _, attrs in self.tags if attribute in attrs]
-
-
-def full_page(report: EvaluationReport) -> str:
-    return render_html(report, sample_thumbnails(report), index=sample_index(), run=sample_run())
 
 
 def hostile_page() -> str:
@@ -98,17 +105,18 @@ def hostile_page() -> str:
         rejects={everything: 1},
     )
     index = replace(sample_index(), method=everything)
-    return render_html(report, {gallery[0].image_id: thumbnail((1, 2, 3))}, index=index, run=run)
+    document = retrieval_document(report, index=index, run=run)
+    return render_html(document, {gallery[0].image_id: thumbnail((1, 2, 3))})
 
 
 @pytest.mark.parametrize("hostile", [False, True])
 def test_page_holds_only_known_tags_and_loads_nothing(hostile: bool) -> None:
-    page = Page(hostile_page() if hostile else full_page(sample_report()))
+    page = Page(hostile_page() if hostile else sample_page())
     assert {tag for tag, _ in page.tags} <= ALLOWED_TAGS
     assert {name for _, attrs in page.tags for name in attrs} <= ALLOWED_ATTRIBUTES
     assert page.values("src")
     assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
-    static_ids = {"index", "coverage", "figures", "gallery", "classes", "methods"}
+    static_ids = {*(f"section-{number}" for number in range(1, 6)), "methods"}
     assert set(page.values("id")) == static_ids
     assert set(page.values("aria-labelledby")) == static_ids
 
@@ -130,7 +138,7 @@ def test_hostile_texts_are_shown_as_text_with_control_characters_spelled_out() -
 
 
 def test_page_begins_with_the_security_policy_and_has_no_url() -> None:
-    html = full_page(sample_report())
+    html = sample_page()
     policy = (
         '<meta http-equiv="Content-Security-Policy" content="'
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
@@ -144,7 +152,7 @@ def test_page_begins_with_the_security_policy_and_has_no_url() -> None:
 def test_every_picture_has_an_alternative_text_and_absent_ones_are_counted() -> None:
     report = sample_report()
     thumbnails = sample_thumbnails(report)
-    page = Page(full_page(report))
+    page = Page(sample_page())
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     absent = [attrs for _, attrs in page.tags if "absent" in (attrs.get("class") or "")]
     assert all(attrs["alt"] for attrs in images)
@@ -156,14 +164,14 @@ def test_every_picture_has_an_alternative_text_and_absent_ones_are_counted() -> 
 
 
 def test_page_without_index_run_or_thumbnails_is_whole() -> None:
-    text = Page(render_html(sample_report(), {})).text
+    text = Page(render_html(retrieval_document(sample_report()))).text
     assert "The figures" in text
     assert "Coverage" not in text
     assert "Candidates C" not in text
 
 
 def test_same_arguments_give_the_same_page() -> None:
-    assert full_page(sample_report()) == full_page(sample_report())
+    assert sample_page() == sample_page()
 
 
 @pytest.mark.parametrize(
@@ -172,12 +180,12 @@ def test_same_arguments_give_the_same_page() -> None:
 def test_thumbnail_that_is_not_a_picture_inside_the_page_is_refused(uri: str) -> None:
     report = sample_report()
     with pytest.raises(ValueError, match="not a data: URI"):
-        render_html(report, {report.gallery[0].image_id: uri})
+        render_html(sample_document(report), {report.gallery[0].image_id: uri})
 
 
 def test_verdict_says_the_figures_in_plain_words() -> None:
     report = sample_report()
-    sentences = verdict(report, sample_index(), sample_run())
+    sentences = retrieval_findings(report, sample_index(), sample_run())
     right = round(100 * report.metrics["success@1"].macro)
     assert (
         sentences[0].text == f"For {right} of 100 pictures, the closest other picture shows the same product."
@@ -190,10 +198,12 @@ def test_verdict_says_the_figures_in_plain_words() -> None:
 def test_verdict_on_bad_index_and_coverage_that_does_not_add_up_is_bad() -> None:
     run: RunFacts = replace(sample_run(), rejected=40)
     index = replace(sample_index(), recall_asked=0.999)
-    sentences = verdict(sample_report(), index, run)
+    sentences = retrieval_findings(sample_report(), index, run)
     assert [sentence.mark for sentence in sentences[2:4]] == [Mark.BAD, Mark.BAD]
     assert "13,233 pictures were listed, and 13,230 are accounted for" in sentences[3].text
-    assert "Sum, but listed were 13,233" in Page(render_html(sample_report(), {}, run=run)).text
+    assert (
+        "Sum, but listed were 13,233" in Page(render_html(retrieval_document(sample_report(), run=run))).text
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,111 +1,159 @@
 """The page's drawings as SVG text: deterministic, coloured by the page's style sheet, no scripts or fonts.
 
-Everything drawn is a number; no id, label or other text from outside enters here.
+Numbers become coordinates; every text is made visible and escaped on its way in, and stays text that can be
+selected. Series differ in colour, dashes and the shape of their points.
 """
 
-import math
-from itertools import pairwise
+from collections.abc import Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from pipeline.evaluate.aggregate import MetricSummary
-from pipeline.evaluate.report.facts import IndexFacts
+from pipeline.evaluate.report.document import Bar, Bars, Plot, Point, Rule, Series, Share
+from pipeline.evaluate.report.scale import Ruler
+from pipeline.evaluate.report.words import short, visible
 
-_WIDTH, _HEIGHT = 520.0, 260.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 492.0, 16.0, 218.0
+_WIDTH, _HEIGHT = 440.0, 274.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 424.0, 32.0, 222.0
+_WHISKERS_AT_MOST = 12  # with more points the intervals of a line become a band
+_DOTS_AT_MOST = 40
+_BAR_HEIGHT = 40.0
 
 
-def interval_bar(summary: MetricSummary) -> Markup:
-    """A track from 0 to 1 with the interval and the mean on it; says nothing the table does not say."""
-    low, high, mean = (100 * value for value in (summary.low, summary.high, summary.macro))
-    parts = [
-        '<rect class="track" x="0" y="4" width="100" height="4" rx="1"/>',
-        f'<rect class="span" x="{low:.2f}" y="4" width="{max(high - low, 0.3):.2f}" height="4"/>',
-        f'<rect class="tick" x="{min(mean, 99.2):.2f}" y="0" width="0.8" height="12"/>',
+def interval_bar(share: Share) -> Markup:
+    """A track from 0 to 1 with the interval and the value on it; says nothing that the table does not say."""
+    low, high, mean = (100 * min(max(value, 0.0), 1.0) for value in (share.low, share.high, share.value))
+    return Markup(  # noqa: S704 - numbers only
+        '<svg class="bar" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" x="0" y="4" width="100" height="4" rx="1"/>'
+        f'<rect class="span" x="{low:.2f}" y="4" width="{max(high - low, 0.3):.2f}" height="4"/>'
+        f'<rect class="tick" x="{min(mean, 99.2):.2f}" y="0" width="0.8" height="12"/></svg>'
+    )
+
+
+def draw(plot: Plot) -> Markup:
+    """Lines and points over two axes."""
+    x = Ruler.over(plot.x, plot.numbers("x"), _LEFT, _RIGHT)
+    y = Ruler.over(plot.y, plot.numbers("y"), _BOTTOM, _TOP)
+    drawn = [_series(number, series, x, y) for number, series in enumerate(plot.series)]
+    return _svg([_grid(x, y), *(_rule(rule, x, y) for rule in plot.rules), *drawn], plot.alt, _HEIGHT)
+
+
+def swatch(number: int, series: Series) -> Markup:
+    """A piece of a series for the legend."""
+    line = f'<line class="line s{number}" x1="0" x2="28" y1="7" y2="7"/>' if series.kind == "line" else ""
+    return Markup(  # noqa: S704 - numbers only
+        f'<svg class="swatch" viewBox="0 0 28 14" aria-hidden="true">{line}{_dot(number, 14, 7)}</svg>'
+    )
+
+
+def draw_bars(chart: Bars) -> Markup:
+    """Named values below each other, each with its name above its bar."""
+    end = chart.high or max(n for bar in chart.bars for n in (bar.value, bar.high or 0.0)) or 1.0
+    rows = [_bar(number, bar, end) for number, bar in enumerate(chart.bars)]
+    return _svg(rows, chart.alt, _BAR_HEIGHT * len(rows) + 4)
+
+
+def _svg(parts: Sequence[Markup], alt: str, height: float) -> Markup:
+    return Markup('<svg class="drawing" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
+        _WIDTH, height, visible(alt), Markup("").join(parts)
+    )
+
+
+def _grid(x: Ruler, y: Ruler) -> Markup:
+    rows = [
+        f'<line class="grid" x1="{_LEFT:g}" x2="{_RIGHT:g}" y1="{y.place(v):.1f}" y2="{y.place(v):.1f}"/>'
+        f'<text x="{_LEFT - 8:g}" y="{y.place(v) + 4.5:.1f}" text-anchor="end">{y.text(v)}</text>'
+        for v in y.ticks(24)
     ]
-    svg = "".join(parts)
-    return Markup(  # noqa: S704 - numbers only
-        f'<svg class="bar" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true">{svg}</svg>'
+    columns = [
+        f'<text x="{x.place(v):.1f}" y="{_BOTTOM + 19:g}" text-anchor="middle">{x.text(v)}</text>'
+        for v in x.ticks(58)
+    ]
+    titles = Markup(
+        '<text class="axis" x="0" y="14">{}</text>'
+        '<text class="axis" x="{:g}" y="{:g}" text-anchor="middle">{}</text>'
+    ).format(_title(y), (_LEFT + _RIGHT) / 2, _HEIGHT - 8, _title(x))
+    return Markup("".join([*rows, *columns])) + titles  # noqa: S704 - numbers only
+
+
+def _title(ruler: Ruler) -> Markup:
+    return _said(ruler.axis.title + (" (logarithmic)" if ruler.axis.scale == "log" else ""))
+
+
+def _rule(rule: Rule, x: Ruler, y: Ruler) -> Markup:
+    if rule.axis == "y":
+        at = y.place(rule.value)
+        ends = f'x1="{_LEFT:g}" x2="{_RIGHT:g}" y1="{at:.1f}" y2="{at:.1f}"'
+        below = at + 16 if at < _BOTTOM - 24 else at - 7
+        place = f'x="{_LEFT + 6:g}" y="{below:.1f}"'
+    else:
+        at = x.place(rule.value)
+        ends = f'x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP:g}" y2="{_BOTTOM:g}"'
+        anchor, shift = ("end", -7) if at > (_LEFT + _RIGHT) / 2 else ("start", 7)
+        place = f'x="{at + shift:.1f}" y="{_BOTTOM - 9:g}" text-anchor="{anchor}"'
+    line = Markup(f'<line class="asked" {ends}/><text class="strong" {place}>')  # noqa: S704 - numbers only
+    return line + _said(rule.text) + Markup("</text>")
+
+
+def _series(number: int, series: Series, x: Ruler, y: Ruler) -> Markup:
+    points = sorted(series.points, key=lambda point: point.x) if series.kind == "line" else series.points
+    at = [(x.place(point.x), y.place(point.y)) for point in points]
+    parts = [_spread(number, series, points, x, y)]
+    if series.kind == "line":
+        path = " ".join(f"{across:.1f},{up:.1f}" for across, up in at)
+        parts.append(f'<polyline class="line s{number}" points="{path}"/>')
+    if series.kind == "scatter" or len(points) <= _DOTS_AT_MOST:
+        parts += [_dot(number, across, up) for across, up in at]
+    return Markup("".join(parts))  # noqa: S704 - numbers only
+
+
+def _spread(number: int, series: Series, points: Sequence[Point], x: Ruler, y: Ruler) -> str:
+    """The intervals of the points that have one."""
+    bounded = [
+        (x.place(point.x), y.place(point.low), y.place(point.high))
+        for point in points
+        if point.low is not None and point.high is not None
+    ]
+    if series.kind == "scatter" or len(bounded) <= _WHISKERS_AT_MOST:
+        return "".join(
+            f'<line class="whisker s{number}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+            for at, low, high in bounded
+        )
+    outline = [(at, low) for at, low, _ in bounded] + [(at, high) for at, _, high in reversed(bounded)]
+    path = " ".join(f"{across:.1f},{up:.1f}" for across, up in outline)
+    return f'<polygon class="band s{number}" points="{path}"/>'
+
+
+def _dot(number: int, x: float, y: float) -> str:
+    """A point of the series: circle, square or diamond, filled for the first three, hollow for the others."""
+    kind = f'class="dot s{number}"' if number < 3 else f'class="dot hollow s{number}"'
+    if number % 3 == 0:
+        return f'<circle {kind} cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+    if number % 3 == 1:
+        return f'<rect {kind} x="{x - 3.6:.1f}" y="{y - 3.6:.1f}" width="7.2" height="7.2"/>'
+    corners = ((0, -5), (5, 0), (0, 5), (-5, 0))
+    return f'<polygon {kind} points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)}"/>'
+
+
+def _bar(number: int, bar: Bar, end: float) -> Markup:
+    top, width = number * _BAR_HEIGHT, _WIDTH - 2
+    parts = [
+        f'<rect class="track" x="1" y="{top + 22:g}" width="{width:g}" height="12" rx="2"/>',
+        f'<rect class="fill" x="1" y="{top + 22:g}" width="{width * min(bar.value / end, 1):.1f}" '
+        'height="12" rx="2"/>',
+    ]
+    if bar.low is not None and bar.high is not None:
+        low, high = (1 + width * min(bound / end, 1) for bound in (bar.low, bar.high))
+        parts.append(
+            f'<line class="interval" x1="{low:.1f}" x2="{high:.1f}" y1="{top + 28:g}" y2="{top + 28:g}"/>'
+        )
+    texts = Markup(
+        '<text class="strong" x="1" y="{:g}">{}</text><text x="{:g}" y="{:g}" text-anchor="end">{}</text>'
+    ).format(
+        top + 16, _said(short(bar.name, 44)), _WIDTH - 1, top + 16, _said(bar.text or f"{bar.value:.3g}")
     )
+    return Markup("".join(parts)) + texts  # noqa: S704 - numbers only
 
 
-def recall_curve(index: IndexFacts) -> Markup:
-    """Recall against candidates: the calibration curve, what was asked, and what was chosen."""
-    points = sorted((point.candidates, point.recall) for point in index.curve if point.candidates > 0)
-    if len(points) < 2:
-        return Markup("")
-    floor = math.floor(10 * min(index.recall_asked, *(recall for _, recall in points))) / 10
-    axes = _Axes(points[0][0], max(points[-1][0], index.candidates), min(floor, 0.9))
-    alt = (
-        f"Recall at {index.k} rises from {points[0][1]:.3f} with {points[0][0]} candidates "
-        f"to {points[-1][1]:.3f} with {points[-1][0]}; {index.candidates} were chosen."
-    )
-    body = axes.grid() + axes.asked(index.recall_asked) + axes.line(points) + axes.chosen(index)
-    return Markup(  # noqa: S704 - numbers only
-        f'<svg class="curve" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{alt}">{body}</svg>'
-    )
-
-
-class _Axes:
-    """Candidates on a logarithmic axis, recall from ``floor`` to 1."""
-
-    def __init__(self, first: int, last: int, floor: float) -> None:
-        self._low, self._high, self._floor = math.log10(first), math.log10(max(last, first + 1)), floor
-
-    def x(self, candidates: float) -> float:
-        return _LEFT + (_RIGHT - _LEFT) * (math.log10(candidates) - self._low) / (self._high - self._low)
-
-    def y(self, recall: float) -> float:
-        return _BOTTOM - (_BOTTOM - _TOP) * (recall - self._floor) / (1 - self._floor)
-
-    def grid(self) -> str:
-        steps = max(1, round((1 - self._floor) * 10))
-        every = 1 if steps <= 5 else 2
-        levels = [1 - step / 10 for step in range(0, steps + 1, every)]
-        if steps == 1:
-            levels = [1 - step / 50 for step in range(6)]
-        rows = "".join(
-            f'<line class="grid" x1="{_LEFT:g}" x2="{_RIGHT:g}" y1="{self.y(v):.1f}" y2="{self.y(v):.1f}"/>'
-            f'<text x="{_LEFT - 8:g}" y="{self.y(v) + 4:.1f}" text-anchor="end">{v:.2f}</text>'
-            for v in levels
-        )
-        ticks = "".join(
-            f'<text x="{self.x(c):.1f}" y="{_BOTTOM + 18:g}" text-anchor="middle">{c:,}</text>'
-            for c in self._ticks()
-        )
-        middle = (_LEFT + _RIGHT) / 2
-        return (
-            f'{rows}{ticks}<text x="{middle:g}" y="{_HEIGHT - 4:g}" text-anchor="middle">candidates C</text>'
-        )
-
-    def asked(self, recall: float) -> str:
-        y = self.y(recall)
-        return (
-            f'<line class="asked" x1="{_LEFT:g}" x2="{_RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="strong" x="{_LEFT + 6:g}" y="{y + 15:.1f}">asked {recall:.3g}</text>'
-        )
-
-    def line(self, points: list[tuple[int, float]]) -> str:
-        path = " ".join(f"{self.x(c):.1f},{self.y(recall):.1f}" for c, recall in points)
-        return f'<polyline class="line" points="{path}"/>'
-
-    def chosen(self, index: IndexFacts) -> str:
-        if index.candidates < 10**self._low:
-            return ""
-        x, y = self.x(index.candidates), self.y(max(index.recall.mean, self._floor))
-        anchor, shift = ("end", -8) if x > (_LEFT + _RIGHT) / 2 else ("start", 8)
-        return (
-            f'<line class="drop" x1="{x:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{_BOTTOM:g}"/>'
-            f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-            f'<text class="strong" x="{x + shift:.1f}" y="{_BOTTOM - 10:g}" text-anchor="{anchor}">'
-            f"C = {index.candidates:,}, measured {index.recall.mean:.3f}</text>"
-        )
-
-    def _ticks(self) -> list[int]:
-        series = [m * 10**e for e in range(9) for m in (1, 2, 5)]
-        inside = [c for c in series if self._low - 1e-9 <= math.log10(c) <= self._high + 1e-9]
-        kept = inside[-1:]
-        for left, right in reversed(list(pairwise(inside))):
-            if self.x(kept[0]) - self.x(left) >= 52 and right:
-                kept.insert(0, left)
-        return kept
+def _said(text: str) -> Markup:
+    return escape(visible(text))

@@ -1,0 +1,32 @@
+"""A report in two files: the page that people read, and beside it the JSON with the same figures."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobs.evaluate.pictures import thumbnails
+from pipeline.errors import UsageError
+from pipeline.evaluate.report import Document, render_html
+from pipeline.snapshot.open import OpenSnapshot
+
+
+def write_page(
+    output: Path, document: Document, result: Mapping[str, object], snapshot: OpenSnapshot
+) -> None:
+    """Writes the page to ``output``, with small pictures from the snapshot's source, and the JSON beside it.
+
+    Raises:
+        UsageError: ``output`` ends in ``.json``, the name of the file beside it, or cannot be written.
+    """
+    if output.suffix == ".json":
+        raise UsageError(
+            f"{output} is to be an HTML page; the JSON is written beside it", fix="-o report.html"
+        )
+    page = render_html(document, thumbnails(snapshot, sorted(document.image_ids())))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(page, encoding="utf-8")
+        text = json.dumps(result, indent=1, ensure_ascii=False)
+        output.with_suffix(".json").write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"cannot write the report to {output}: {exc}") from exc

@@ -1,0 +1,275 @@
+"""The page of `evaluate retrieval`: what somebody who knows the pictures, not the measures, wants to know."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Final
+
+from pipeline.evaluate.evaluation import (
+    ClassScore,
+    EvaluationReport,
+    GalleryKind,
+    GalleryQuery,
+    Mode,
+    Neighbour,
+)
+from pipeline.evaluate.report.coverage import coverage_finding, coverage_section
+from pipeline.evaluate.report.document import (
+    Document,
+    Fact,
+    Finding,
+    Gallery,
+    Mark,
+    Named,
+    Picture,
+    PictureRow,
+    Section,
+    Share,
+    Table,
+)
+from pipeline.evaluate.report.facts import IndexFacts, RunFacts
+from pipeline.evaluate.report.index_page import index_finding, index_section
+from pipeline.evaluate.report.methods import bootstrap, provenance
+from pipeline.evaluate.report.words import (
+    attribute_name,
+    count,
+    out_of,
+    percent,
+    percent_with_interval,
+    short,
+)
+
+MEASURES: Final[Mapping[str, tuple[str, str]]] = {
+    "success@1": ("Success at 1", "the closest picture is right"),
+    "success@5": ("Success at 5", "at least one of the 5 closest is right"),
+    "success@10": ("Success at 10", "at least one of the 10 closest is right"),
+    "map": ("Mean average precision", "how early all the right ones come"),
+    "r_precision": ("R-precision", "right ones among as many places as there are right ones"),
+    "map_at_r": ("MAP@R", "the same places, early ones counting more"),
+    "mrr": ("Mean reciprocal rank", "1 divided by the place of the first right one"),
+    "recall@10": ("Recall at 10", "share of all right ones that are among the 10 closest"),
+    "precision@10": ("Precision at 10", "share of the 10 closest that is right"),
+    "ndcg@10": ("nDCG at 10", "the 10 closest against a perfect order"),
+}
+
+GALLERY: Final[Mapping[GalleryKind, tuple[str, str]]] = {
+    GalleryKind.CONFUSED: (
+        "Most confused",
+        "The closest picture carries another label; the smallest distances first. Look here for wrong labels "
+        "and for one thing under two names.",
+    ),
+    GalleryKind.WORST: ("Worst", "The right pictures come late. What do these have in common?"),
+    GalleryKind.BEST: ("Best", "The right pictures come first; the largest groups first."),
+}
+
+
+def retrieval_document(
+    report: EvaluationReport, *, index: IndexFacts | None = None, run: RunFacts | None = None
+) -> Document:
+    """The report of a retrieval.
+
+    Args:
+        report: The evaluation.
+        index: How the index was calibrated, where there is one.
+        run: What the run covered, where the page belongs to one.
+    """
+    number = None if report.snapshot is None else f"snapshot {report.snapshot}"
+    titles = [title for title in (run.collection if run else None, number) if title is not None]
+    asked = f"{count(report.n_images)} pictures, {count(report.n_queries)} of them asked"
+    if report.mode is Mode.QUERY_SET:
+        asked = f"{count(report.n_images)} pictures, asked by a set of {count(report.n_queries)} queries"
+    verdict, *findings = retrieval_findings(report, index, run)
+    sections = (
+        index_section(index) if index else None,
+        coverage_section(run) if run else None,
+        _figures(report),
+        _pictures(report),
+        _classes(report),
+    )
+    return Document(
+        kind="retrieval",
+        title=", ".join(titles) or "Vectors outside a store",
+        subtitle=", ".join([asked, *([run.finished_at] if run and run.finished_at else [])]),
+        verdict=verdict,
+        findings=tuple(findings),
+        sections=tuple(section for section in sections if section is not None),
+        methods=_methods(report),
+    )
+
+
+def retrieval_findings(
+    report: EvaluationReport, index: IndexFacts | None, run: RunFacts | None
+) -> list[Finding]:
+    """The findings, the most important first."""
+    found = [_closest(report), _among_ten(report)]
+    if index is not None:
+        found.append(index_finding(index))
+    if run is not None:
+        found.append(coverage_finding(run))
+    left_out = _left_out(report)
+    return [*found, left_out] if left_out else found
+
+
+def _closest(report: EvaluationReport) -> Finding:
+    score = report.metrics["success@1"]
+    other = "closest other picture" if report.mode is Mode.LEAVE_ONE_OUT else "closest catalog picture"
+    return Finding(
+        mark=Mark.NOTE,
+        text=f"For {out_of(score.macro, report.n_queries)} pictures, "
+        f"the {other} shows the same {attribute_name(report.label)}.",
+        detail=f"Measured {percent(score.macro)} on {count(report.n_queries)} queries; "
+        f"with 95\u00a0% confidence between {percent(score.low)} and {percent(score.high)}.",
+    )
+
+
+def _among_ten(report: EvaluationReport) -> Finding:
+    share = out_of(report.metrics["success@10"].macro, report.n_queries)
+    name = attribute_name(report.label)
+    return Finding(
+        mark=Mark.NOTE, text=f"For {share} pictures, at least one of the ten closest shows the same {name}."
+    )
+
+
+def _left_out(report: EvaluationReport) -> Finding | None:
+    name = attribute_name(report.label)
+    parts = [
+        (report.n_without_label, f"without a {name}"),
+        (report.n_queries_without_relevants, f"whose {name} no other shows"),
+    ]
+    said = [f"{count(n)} {what}" for n, what in parts if n]
+    return Finding(mark=Mark.NOTE, text=f"Not judged: {' and '.join(said)}.") if said else None
+
+
+def _figures(report: EvaluationReport) -> Section:
+    rows = []
+    for name, (title, meaning) in MEASURES.items():
+        score = report.metrics[name]
+        mean = Share(value=score.macro, low=score.low, high=score.high)
+        rows.append(
+            (Named(text=title, meaning=meaning), mean, f"{score.weighted:.3f}", f"{score.per_class:.3f}")
+        )
+    return Section(
+        title="The figures",
+        note=f"Right means: same {attribute_name(report.label)}. All from 0 to 1, more is better, by exact "
+        f"search over {count(report.n_images)} pictures.",
+        blocks=(
+            Table(columns=("measure", "mean, 95 % interval", "weighted", "per class"), rows=tuple(rows)),
+        ),
+    )
+
+
+def _pictures(report: EvaluationReport) -> Section | None:
+    order = list(GalleryKind)
+    ordered = sorted(report.gallery, key=lambda query: order.index(query.kind))
+    galleries = [
+        Gallery(title=GALLERY[kind][0], note=GALLERY[kind][1], rows=tuple(_row(query) for query in queries))
+        for kind, queries in groupby(ordered, key=lambda query: query.kind)
+    ]
+    if not galleries:
+        return None
+    name = attribute_name(report.label)
+    return Section(
+        title="The pictures",
+        note=f"✓ same, with a solid border: same {name} as the query. ✗ other, with a dashed border: "
+        "another one. The number is the squared distance, 0 for the same vector.",
+        blocks=tuple(galleries),
+    )
+
+
+def _row(query: GalleryQuery) -> PictureRow:
+    exist = "right one exists" if query.n_relevant == 1 else "right ones exist"
+    return PictureRow(
+        lead=Picture(image_id=query.image_id, alt=f"Query {query.image_id}, {query.label}"),
+        title=query.label,
+        subtitle=query.image_id,
+        text=f"{count(query.n_relevant)} {exist}, the first at place {count(query.first_relevant_rank)}. "
+        f"Average precision {query.average_precision:.3f}.",
+        pictures=tuple(_neighbour(place, one) for place, one in enumerate(query.neighbours, start=1)),
+    )
+
+
+def _neighbour(place: int, one: Neighbour) -> Picture:
+    mark = Mark.GOOD if one.relevant else Mark.NOTE if one.label is None else Mark.BAD
+    word = {Mark.GOOD: "same", Mark.BAD: "other", Mark.NOTE: "no label"}[mark]
+    return Picture(
+        image_id=one.image_id,
+        alt=f"Place {place}: {one.image_id}, {word}",
+        mark=mark,
+        word=word,
+        figure=f"{one.distance:.3f}",
+        caption=one.label or "",
+    )
+
+
+def _classes(report: EvaluationReport) -> Section | None:
+    if not report.worst_classes:
+        return None
+    name = attribute_name(report.label)
+    tables = [("Lowest", report.worst_classes), ("Highest", report.best_classes)]
+    return Section(
+        title=f"By {name}",
+        note=f"Mean average precision over the pictures with the same {name}, of {count(report.n_classes)} "
+        "in all. Those with few pictures swing widely.",
+        blocks=tuple(_class_table(title, name, scores) for title, scores in tables if scores),
+        side_by_side=True,
+    )
+
+
+def _class_table(title: str, name: str, scores: tuple[ClassScore, ...]) -> Table:
+    rows = tuple((score.label, count(score.n_queries), f"{score.map:.3f}") for score in scores)
+    return Table(title=title, columns=(short(name, 28), "pictures", "MAP"), rows=rows)
+
+
+def _methods(report: EvaluationReport) -> tuple[Fact, ...]:
+    name, ann_recall = attribute_name(report.label), report.ann_recall_at_10
+    asks = (
+        f"Leave-one-out: every picture whose {name} another picture shares asks all the others. The picture "
+        "itself is removed by its id, not as the first hit."
+        if report.mode is Mode.LEAVE_ONE_OUT
+        else "A query set asks the base; a base picture with the query's own id is removed."
+    )
+    counts = (
+        f"{count(report.n_queries)} queries, {count(report.n_images)} pictures in the base, "
+        f"{count(report.n_classes)} classes. Left out as queries: {count(report.n_without_label)} without a "
+        f"label, {count(report.n_queries_without_relevants)} with nothing to find. Pictures without a label "
+        "still take up places."
+    )
+    facts = [
+        Fact(term="Who asks whom", text=f"{asks} {counts}"),
+        *_DEFINITIONS,
+        bootstrap("the mean over queries", report.n_resamples, report.seed, report.n_queries),
+    ]
+    if ann_recall is not None:
+        shown = percent_with_interval(ann_recall.mean, ann_recall.low, ann_recall.high)
+        text = f"{shown}: share of returned pictures whose exact distance is at most the 10th exact distance."
+        facts.append(Fact(term="Index recall at 10", text=text))
+    return (*facts, *provenance(report.model_id, report.snapshot, report.digest, report.software))
+
+
+_DEFINITIONS = (
+    Fact(
+        term="Order",
+        text="Squared L2 distance in float32 (accumulated in float64), then the id in UTF-8 byte order. "
+        "Search is exact and covers the whole base.",
+    ),
+    Fact(term="Right ones", text="R is the number of right pictures that exist for a query, found or not."),
+    Fact(
+        term="Success at k",
+        text="1 if any of the first k is right, else 0. Metric-learning papers call it Recall@k.",
+    ),
+    Fact(term="Precision, recall at k", text="Right ones among the first k, divided by k or by R."),
+    Fact(
+        term="Average precision",
+        text="The sum of the precision at each right picture over the whole list, divided by R. MAP@R "
+        "counts only the first R places. R-precision is the precision at R.",
+    ),
+    Fact(
+        term="nDCG at 10",
+        text="The sum of 1 / log2(place + 1) over the right ones in the first 10, divided by that of a "
+        "perfect order.",
+    ),
+    Fact(
+        term="Means",
+        text="Mean: over queries. Weighted: over queries, weighted by R. Per class: over classes, of the "
+        "class means.",
+    ),
+)
