@@ -7,6 +7,7 @@ from functools import partial
 import pyarrow.compute as pc
 
 from jobs.limits import limited_by, shares
+from jobs.output import say
 from jobs.prediction import compare, work_id
 from jobs.run import Run, worker_memory_bytes
 from jobs.sitting import Sitting, SittingOver
@@ -15,7 +16,7 @@ from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, STAGE
 from pipeline.cluster.pool import Done
 from pipeline.embed.task import PART, REJECTS, REUSED, STAGE, EmbedSettings, embed_key, make_worker
 from pipeline.fingerprint import digest
-from pipeline.model.file import Model
+from pipeline.model.described import Model
 from pipeline.snapshot.evolve import Parent
 from pipeline.snapshot.manifest import PartRef
 from pipeline.storage.receipts import Receipt, read_receipt
@@ -69,6 +70,8 @@ def embed_stage(
     set_aside = 0
     todo = sitting.taken_on(todo, lambda number: shards[number].n_images)
     tasks = [shards[number] for number in todo]
+    if tasks:
+        say(budget_in_words(settings.memory_budget_bytes))
     worker = partial(make_worker, settings)
     for outcome in run.pool.run(worker, tasks, deadline_s=sitting.deadline_s):
         shard = shards[todo[outcome.index]]
@@ -96,6 +99,16 @@ def embed_stage(
         set_aside=set_aside,
         norm_error=max((_norm_error(receipt) for receipt in ordered), default=0.0),
     )
+
+
+def budget_in_words(memory_budget_bytes: int) -> str:
+    """What a worker may hold, for the start of the stage.
+
+    >>> budget_in_words(128 << 20)
+    'embed: each worker may hold 128 MiB beside its model (embed.memory_budget)'
+    """
+    mebibytes = memory_budget_bytes / (1 << 20)
+    return f"embed: each worker may hold {mebibytes:.4g} MiB beside its model (embed.memory_budget)"
 
 
 def embed_config_id(run: Run, model: Model) -> str:

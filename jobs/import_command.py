@@ -30,7 +30,7 @@ from pipeline.exchange.adopt import Adoption, ImportSettings, adopt
 from pipeline.exchange.embeddings import EmbeddingsFormat, EmbeddingsSpec, open_embeddings
 from pipeline.exchange.match import Matched, match
 from pipeline.exchange.proof import LEAST_COSINE, SAMPLE, Proof, prove
-from pipeline.model.file import Model
+from pipeline.model.described import Model
 from pipeline.model.session import EmbeddingSession
 from pipeline.snapshot.manifest import PartRef
 from pipeline.storage.receipts import Receipt
@@ -135,7 +135,7 @@ class Import:
         )
         if matched.n_matched:
             session = EmbeddingSession(
-                stored_model(run.store, model.model_id)[1], cache=run.cache, where=model.card.name
+                stored_model(run.store, model.model_id, run.cache)[1], cache=run.cache, where=model.card.name
             )
             spec = replace(run.source_spec, format=SourceFormat(listed.catalog.format))
             run.progress.stage("prove", 1, "sample")

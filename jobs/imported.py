@@ -9,7 +9,7 @@ import pyarrow as pa
 from jobs.embedding import Embedded
 from jobs.look import Listed
 from jobs.run import Run
-from pipeline.model.file import Model
+from pipeline.model.described import Model
 from pipeline.snapshot.manifest import PartRef
 
 

@@ -13,7 +13,7 @@ from pipeline.catalog.listing import list_catalog
 from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.table import Catalog
 from pipeline.errors import StoreMismatch
-from pipeline.model.file import Model
+from pipeline.model.described import Model
 from pipeline.snapshot.attributes import attributes_table
 from pipeline.snapshot.evolve import Parent, load_parent
 from pipeline.snapshot.manifest import Manifest

@@ -11,13 +11,13 @@ import typer
 from jobs.output import print_result, say
 from pipeline.errors import ModelError, UsageError
 from pipeline.model.card import ModelCard, card_from_values, preprocess_from_values
+from pipeline.model.described import show_shape
 from pipeline.model.file import (
     choose_output,
     image_input,
     inspect_graph,
     output_dim,
     read_model,
-    show_shape,
     wrap_model,
 )
 from pipeline.model.graph import GraphFacts, TensorFacts

@@ -5,13 +5,14 @@ find the very same file.
 """
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from jobs.run import Run
 from pipeline.errors import DataCorrupt, ModelError, ObjectMissing, StorageError, UsageError
-from pipeline.model.builtin import build_builtin_model
-from pipeline.model.file import Model, read_model
-from pipeline.model.probe import probe_in_child
+from pipeline.model.described import Model, remembered
+from pipeline.model.probe import probe_in_child, read_in_child
 from pipeline.snapshot.publish import newest
 from pipeline.storage import layout
 from pipeline.storage.commit import commit
@@ -31,7 +32,7 @@ def collection_model(run: Run) -> Model:
     """
     if run.config.model is not None:
         data = model_bytes(run.config.model)
-        model = read_model(data, run.config.model)
+        model = remembered(data, run.cache, partial(read_in_child, data, run.config.model))
         if run.store.stat(layout.model(model.model_id)) is None:
             probe_in_child(data, run.config.model)  # a hostile file ends there, not here
             commit(run.store, layout.model(model.model_id), data)
@@ -42,7 +43,7 @@ def collection_model(run: Run) -> Model:
                 f"collection {run.config.collection!r} has no model yet",
                 fix="pass --model FILE.onnx (or `builtin`)",
             )
-        model = stored_model(run.store, manifest.content.model.id)[0]
+        model = _stored(run.store, manifest.content.model.id, run.cache, read_in_child)[0]
     if model.static_batch == 1:
         _LOG.warning(
             "the batch axis of %s is fixed at 1: images go through one by one, which is slow; "
@@ -55,6 +56,8 @@ def collection_model(run: Run) -> Model:
 def model_bytes(where: str) -> bytes:
     """An ONNX file, local or on S3, or the built-in model by the name ``builtin``."""
     if where == BUILTIN:
+        from pipeline.model.builtin import build_builtin_model  # it takes the onnx package
+
         return build_builtin_model()
     folder, _, name = where.rpartition("/")
     try:
@@ -69,12 +72,18 @@ def model_bytes(where: str) -> bytes:
         ) from exc
 
 
-def stored_model(store: ObjectStore, model_id: str) -> tuple[Model, bytes]:
-    """The model of a snapshot and its file.
+def stored_model(store: ObjectStore, model_id: str, cache: Path) -> tuple[Model, bytes]:
+    """The model of a snapshot and its file; ``cache`` is the folder of this machine that remembers models.
 
     Raises:
         StorageError: the store does not have it any more.
     """
+    return _stored(store, model_id, cache, _read_here)
+
+
+def _stored(
+    store: ObjectStore, model_id: str, cache: Path, read: Callable[[bytes, str], Model]
+) -> tuple[Model, bytes]:
     key = layout.model(model_id)
     try:
         data = store.get(key)
@@ -83,10 +92,16 @@ def stored_model(store: ObjectStore, model_id: str) -> tuple[Model, bytes]:
             f"{store.uri} has lost the model {key} that its snapshot was made with",
             fix="run `bitsieve reindex --model FILE` with the same model once more",
         ) from exc
-    model = read_model(data, key)
+    model = remembered(data, cache, partial(read, data, key))
     if model.model_id != model_id:
         raise DataCorrupt(
             f"{key} in {store.uri} holds another model: its id is {model.model_id}",
             fix="delete the object and run `bitsieve reindex --model FILE` with the right one",
         )
     return model, data
+
+
+def _read_here(data: bytes, where: str) -> Model:
+    from pipeline.model.file import read_model
+
+    return read_model(data, where)

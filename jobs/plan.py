@@ -119,8 +119,8 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
 
 def _probe(run: Run, fresh: pa.Table, model_id: str, probe: int) -> EmbedCost:
     chosen = np.sort(np.argsort(seeded_order(fresh["image_id"], 0), kind="stable")[:probe])
-    _, data = stored_model(run.store, model_id)
-    with EmbeddingSession(data) as session:
+    _, data = stored_model(run.store, model_id, run.cache)
+    with EmbeddingSession(data, cache=run.cache) as session:
         return measure(run.source, run.source_spec, fresh.take(pa.array(chosen)), session)
 
 

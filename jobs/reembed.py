@@ -16,7 +16,7 @@ from pipeline.catalog.change import contains
 from pipeline.catalog.read import read_images
 from pipeline.errors import UsageError
 from pipeline.index.sample import seeded_order
-from pipeline.model.file import Model
+from pipeline.model.described import Model
 
 _LOOKED_AT = 100
 

@@ -32,7 +32,7 @@ from pipeline.catalog.change import Change
 from pipeline.catalog.table import Catalog
 from pipeline.errors import CommitConflict, UsageError
 from pipeline.fingerprint import canonical_json
-from pipeline.model.file import Model
+from pipeline.model.described import Model
 from pipeline.snapshot.attributes import add_layer
 from pipeline.snapshot.evolve import Parent, Rows, evolve, reasons
 from pipeline.snapshot.gates import Evidence, Spread, Thresholds, check_overrides, judge, refusing

@@ -180,8 +180,8 @@ def search_sources(
 
 
 def _open_session(snapshot: OpenSnapshot) -> EmbeddingSession:
-    model, data = stored_model(snapshot.store, snapshot.content.model.id)
-    return EmbeddingSession(data, where=model.card.name)
+    model, data = stored_model(snapshot.store, snapshot.content.model.id, snapshot.cache)
+    return EmbeddingSession(data, cache=snapshot.cache, where=model.card.name)
 
 
 def _notice(n_live: int, chosen: str | None) -> str:

@@ -142,7 +142,7 @@ def _reembed(
     """The sample on the CPU, whatever the vectors were computed on: they agree within the limit."""
     progress.stage("re-embed", sample, "images")
     cache = default_cache(os.environ)
-    model, data = stored_model(store, manifest.content.model.id)
+    model, data = stored_model(store, manifest.content.model.id, cache)
     session = EmbeddingSession(data, cache=cache, where=model.card.name)
     spec = source_spec(manifest.source)
     snapshot = OpenSnapshot(store=store, manifest=manifest, cache=cache)

@@ -23,7 +23,8 @@ from pipeline.errors import SourceError, UsageError
 from pipeline.images.degrade import recompress_jpeg
 from pipeline.images.products import render_product
 from pipeline.model.card import MODEL_KEY, ModelCard
-from pipeline.model.file import Model, image_input, inspect_graph, output_dim, read_model, wrap_model
+from pipeline.model.described import Model
+from pipeline.model.file import image_input, inspect_graph, output_dim, read_model, wrap_model
 from pipeline.storage.open import open_store
 from pipeline.values import Preprocess
 

@@ -25,7 +25,7 @@ from pipeline.exchange.blocks import Block
 from pipeline.exchange.match import NOWHERE, Matched
 from pipeline.fingerprint import canonical_json, digest, sha256_hex, task_key
 from pipeline.index.arrays import Float32Array, IntArray
-from pipeline.model.file import Model
+from pipeline.model.described import Model
 from pipeline.storage.receipts import Receipt, read_receipt, upload, write_receipt
 from pipeline.storage.store import ObjectStore
 

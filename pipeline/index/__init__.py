@@ -34,5 +34,6 @@
 - ``calibrate``  the operating point that gives the recall asked for, and the recall published
 - ``reduce``     fit and build as stages with receipts: the only file here that knows the object store
 
-The rest knows local files and arrays: no store, no manifest, no Ray. This room is the only door to faiss.
+The rest knows local files and arrays: no store, no manifest, no Ray. This room is the only door to faiss,
+which is imported where it is first used: whoever only embeds does not hold it.
 """

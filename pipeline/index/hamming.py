@@ -14,7 +14,6 @@ rows, which are skipped inside the scan.
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import faiss
 import numpy as np
 
 from pipeline.index import kernel, plain
@@ -232,6 +231,8 @@ def _compact_both(
 def _count(
     shards: Sequence[IndexShard], codes_QW: ByteArray, piece: tuple[int, int, int, int, int]
 ) -> IntArray:
+    import faiss
+
     number, a, b, q0, q1 = piece
     codes_NW, queries, alive_N = codes_of(shards[number])[a:b], codes_QW[q0:q1], shards[number].alive_N
     n_bins = codes_QW.shape[1] * 8 + 1

@@ -7,7 +7,6 @@ and one with ``probes[g - 1]`` does not.
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import faiss
 import numpy as np
 
 from pipeline.index.arrays import ByteArray, Float32Array, IntArray
@@ -76,6 +75,8 @@ class ProbeLevels:
 
     def _count(self, shard: IndexShard, codes_QW: ByteArray, number: int) -> IntArray:
         """Of the queries that probe list ``number``, how many of its live rows are at each distance."""
+        import faiss
+
         probing_Q = np.flatnonzero(self._level_QL[:, number] < len(self.probes))
         a, b = (int(row) for row in offsets_of(shard)[number : number + 2])
         codes_NW = codes_of(shard)[a:b]

@@ -6,7 +6,6 @@ order is id order. Rows in list order are compared by numpy.
 
 from typing import Any
 
-import faiss
 import numpy as np
 
 from pipeline.index.arrays import ByteArray, Int32Array, IntArray
@@ -81,12 +80,16 @@ def _selector(shard: IndexShard, a: int, b: int) -> Any:
     """Faiss's selector of the live rows in [a, b), numbered from a, a multiple of 8; None if all are."""
     if shard.live_bitmap is None:
         return None
+    import faiss
+
     return faiss.IDSelectorBitmap(shard.live_bitmap[a // 8 : -(-b // 8)])
 
 
 def _faiss_nearest(
     codes_NW: ByteArray, codes_QW: ByteArray, k: int, selector: Any
 ) -> tuple[Int32Array, IntArray]:
+    import faiss
+
     n_queries, width = codes_QW.shape
     hamming_QK = np.empty((n_queries, k), dtype=np.int32)
     row_QK = np.empty((n_queries, k), dtype=np.int64)

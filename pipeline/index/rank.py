@@ -7,7 +7,6 @@ the vectors; without it Faiss and numpy do the same in two.
 
 from collections.abc import Sequence
 
-import faiss
 import numpy as np
 
 from pipeline.index import kernel
@@ -76,6 +75,8 @@ def _rough_distances(shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC
 
 def _float32_distances(x_ND: VectorArray, xq_QD: Float32Array, row_QC: IntArray) -> Float32Array:
     """Faiss reads the rows from the mapping without gathering them; infinite where the row is -1."""
+    import faiss
+
     distance_QC = np.empty(row_QC.shape, dtype=np.float32)
     faiss.fvec_L2sqr_by_idx(
         faiss.swig_ptr(distance_QC),

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
@@ -165,6 +164,8 @@ class IndexShard:
 
 
 def _map_codes(path: Path) -> Any:
+    import faiss
+
     if not path.is_file():
         raise DataCorrupt(f"{path} is missing")
     _check_header(path)
@@ -190,6 +191,8 @@ def _check_header(path: Path) -> None:
 
 
 def _codes_of(index: Any) -> ByteArray:
+    import faiss
+
     shape_NW = (index.ntotal, index.d // 8)
     if index.xb.size() != shape_NW[0] * shape_NW[1]:
         raise DataCorrupt(f"a Faiss index of {shape_NW} code bytes holds {index.xb.size()}")

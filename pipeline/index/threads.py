@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeVar
 
-import faiss
-
 Piece = TypeVar("Piece")
 Answer = TypeVar("Answer")
 
 
 def default_threads() -> int:
     """What OMP_NUM_THREADS allows (Ray sets it to a task's cores), else the number of cores."""
+    import faiss
+
     return int(faiss.omp_get_max_threads())
 
 
@@ -45,4 +45,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _one_openmp_thread() -> None:
+    import faiss
+
     faiss.omp_set_num_threads(1)  # OpenMP keeps this number per calling thread

@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pipeline.errors import WorkerError
-from pipeline.model.file import Model
+from pipeline.model.described import Model
 from pipeline.model.runtime import first_line, is_out_of_memory
 
 Pixels = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint8]

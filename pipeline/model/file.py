@@ -6,20 +6,18 @@
    another output or other weights give another id; another name, licence, producer or text does not.
 """
 
-import math
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import PurePath
 
-import numpy as np
 import onnx
 
 from pipeline.errors import ModelError
 from pipeline.fingerprint import digest, sha256_hex
 from pipeline.model.card import MODEL_KEY, PREPROCESS_KEY, ModelCard, card_from_metadata, to_metadata
+from pipeline.model.described import Model, Shape, show_shape
 from pipeline.model.graph import (
     GraphFacts,
-    Shape,
     TensorFacts,
     describe,
     graph_digest,
@@ -28,34 +26,6 @@ from pipeline.model.graph import (
     with_metadata,
 )
 from pipeline.values import Preprocess
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """What a wrapped model file says and needs.
-
-    ``input_shape`` is rank 4 with None for a free axis; ``static_batch`` is a fixed batch, or None.
-    """
-
-    card: ModelCard
-    preprocess: Preprocess
-    model_id: str
-    input_name: str
-    input_dtype: str
-    input_shape: Shape
-    static_batch: int | None
-    output_name: str
-
-    @property
-    def pixels_shape(self) -> tuple[int, int, int]:
-        """The shape of one prepared image: [3, H, W] or [H, W, 3]."""
-        height, width = self.preprocess.size
-        return (3, height, width) if self.preprocess.layout == "NCHW" else (height, width, 3)
-
-    @property
-    def input_bytes(self) -> int:
-        """What one prepared image takes."""
-        return math.prod(self.pixels_shape) * np.dtype(self.preprocess.dtype).itemsize
 
 
 def read_model(data: bytes, where: str) -> Model:
@@ -159,17 +129,6 @@ def wrap_command(facts: GraphFacts, where: str) -> str:
     if len(facts.outputs) > 1:
         parts.append("--output " + "|".join(tensor.name for tensor in facts.outputs))
     return " ".join([*parts, "--license L"])
-
-
-def show_shape(shape: Shape | None) -> str:
-    """A shape for people: free axes are N.
-
-    >>> show_shape((None, 3, 112, 112))
-    '[N, 3, 112, 112]'
-    """
-    if shape is None:
-        return "no stated shape"
-    return "[" + ", ".join("N" if side is None else str(side) for side in shape) + "]"
 
 
 def _signature(facts: GraphFacts) -> str:

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, EncodeError  # type: ignore[imp
 
 from pipeline.errors import ModelError
 from pipeline.fingerprint import sha256_hex
+from pipeline.model.described import Shape
 
 _KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what onnxruntime itself brings
 _MAX_BYTES = 2**31 - 1  # protobuf's own limit on one message
@@ -21,8 +22,6 @@ _DTYPES = {
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.UINT8: "uint8",
 }
-
-Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

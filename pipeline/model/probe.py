@@ -1,8 +1,9 @@
-"""Tries a model on one image in a process of its own, before anything of value depends on it.
+"""Reads a model file, and tries it on one image, in a process of its own, before anything depends on it.
 
 A graph can ask for 256 GB in one operator or loop for ever, and no reading of it can tell. So the first run
 happens in a child with a limit on memory and time; what it says comes back as one JSON object. The picture is
-seeded noise, so that a dead or badly normalised model shows.
+seeded noise, so that a dead or badly normalised model shows. Reading executes nothing, but takes the onnx
+package and several times the file's size in memory, which a driver should not hold for the rest of its run.
 """
 
 import json
@@ -11,14 +12,17 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.errors import BitsieveError, ModelError
+from pipeline.model.described import Model, from_json, to_json
 
 _GIB = 2**30
 _NORM_TOLERANCE = 1e-3
 _TIMEOUT_S = 120.0
+_Asked = Literal["probe", "read"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +76,32 @@ def probe_in_child(
     Raises:
         ModelError: as ``probe``, and if the child needs more than its limits or dies.
     """
+    answer = json.loads(_asked("probe", model_bytes, where, memory_bytes, timeout_s))
+    return ProbeResult(**(answer | {"notes": tuple(answer["notes"])}))
+
+
+def read_in_child(model_bytes: bytes, where: str) -> Model:
+    """As ``pipeline.model.file.read_model``, in a child process with limits like those of ``probe_in_child``.
+
+    Raises:
+        ModelError: as ``read_model``, and if the child needs more than its limits or dies.
+    """
+    return from_json(_asked("read", model_bytes, where, None, _TIMEOUT_S))
+
+
+def _asked(what: _Asked, model_bytes: bytes, where: str, memory_bytes: int | None, timeout_s: float) -> str:
+    """What a child says: one JSON object."""
     limit_bytes = memory_bytes or 8 * _GIB + 8 * len(model_bytes)
-    command = [sys.executable, "-m", "pipeline.model.probe", where, str(limit_bytes)]
+    command = [sys.executable, "-m", "pipeline.model.probe", what, where, str(limit_bytes)]
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, module and numbers
             command, input=model_bytes, capture_output=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired as exc:
         raise ModelError(f"{where} did not finish one image within {timeout_s:g} s") from exc
+    text = done.stdout.decode(errors="replace").rpartition("\n")[2]
     try:
-        answer = json.loads(done.stdout.decode().rpartition("\n")[2])
+        answer: dict[str, Any] = json.loads(text)
     except ValueError as exc:
         raise ModelError(
             f"{where} ended its trial process with code {done.returncode} "
@@ -89,15 +109,16 @@ def probe_in_child(
         ) from exc
     if "message" in answer:
         raise ModelError(answer["message"], answer["fix"])
-    return ProbeResult(**(answer | {"notes": tuple(answer["notes"])}))
+    return text
 
 
-def _child(where: str, limit_bytes: int) -> str:
+def _child(what: str, where: str, limit_bytes: int) -> str:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
-        return json.dumps(asdict(probe(sys.stdin.buffer.read(), where)))
+        data = sys.stdin.buffer.read()
+        return _read(data, where) if what == "read" else json.dumps(asdict(probe(data, where)))
     except BitsieveError as exc:
         return json.dumps({"message": exc.message, "fix": exc.fix})
     except MemoryError:
@@ -105,5 +126,11 @@ def _child(where: str, limit_bytes: int) -> str:
         return json.dumps({"message": shown, "fix": ""})
 
 
+def _read(model_bytes: bytes, where: str) -> str:
+    from pipeline.model.file import read_model  # in the child: the parent does without the onnx package
+
+    return to_json(read_model(model_bytes, where))
+
+
 if __name__ == "__main__":
-    sys.stdout.write(_child(sys.argv[1], int(sys.argv[2])))
+    sys.stdout.write(_child(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ModelError, WorkerError
 from pipeline.model.batches import BatchRunner, LargestBatch, Pixels
-from pipeline.model.file import Model, read_model, show_shape
+from pipeline.model.described import Model, remembered, show_shape
 from pipeline.model.runtime import first_line, load
 from pipeline.values import Precision, Provider
 
@@ -47,7 +47,7 @@ class EmbeddingSession:
         """Loads and probes the model.
 
         ``batch_size`` above 64 lets a GPU take so many images at once; ``cache`` is a folder of this machine
-        for what was found out about its device.
+        for what was found out about the file and about its device.
 
         Raises:
             ModelError: if the file cannot be run, or its probe contradicts its card.
@@ -55,7 +55,7 @@ class EmbeddingSession:
         """
         if threads < 1:
             raise ValueError(f"a session needs at least one thread, got {threads}")
-        self.model: Model = read_model(model_bytes, where)
+        self.model: Model = _described(model_bytes, where, cache)
         self.notes: tuple[str, ...] = _notes(self.model, provider, where)
         self._where = where
         self._threads = threads
@@ -154,6 +154,15 @@ class EmbeddingSession:
         except Exception as exc:  # onnxruntime's own exception types are not public and share no base
             raise WorkerError(f"inference failed on cpu: {first_line(exc)}") from exc
         return np.asarray(output, dtype=np.float32)
+
+
+def _described(model_bytes: bytes, where: str, cache: Path | None) -> Model:
+    def read() -> Model:
+        from pipeline.model.file import read_model  # the onnx package; of a known file nobody needs it
+
+        return read_model(model_bytes, where)
+
+    return read() if cache is None else remembered(model_bytes, cache, read)
 
 
 def _notes(model: Model, provider: Provider, where: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jobs.sitting import Sitting
 from pipeline.catalog.change_list import ChangeList
 from pipeline.config import CatalogConfig
 from pipeline.fingerprint import sealed, unsealed
+from pipeline.model.described import remembered
 from pipeline.model.file import read_model
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.storage import layout
@@ -58,12 +60,17 @@ class Collection:
     def store(self) -> LocalStore:
         return LocalStore(self.folder / "store")
 
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
     def use(self, model: bytes) -> None:
-        """Takes this model; it is in the store already, as after a first night, so no child is started."""
+        """Takes this model; store and cache know it already, as after a first night: no child is started."""
         path = self.folder / "model.onnx"
         path.write_bytes(model)
         prepare_store(self.store)
-        self.store.put(layout.model(read_model(model, "tiny").model_id), model)
+        known = remembered(model, self.cache, partial(read_model, model, "tiny"))
+        self.store.put(layout.model(known.model_id), model)
 
     def night(self, importer: Importer | None = None, **settings: Any) -> Night:
         """One night; what it published is checked against the identity and its own files."""
@@ -91,7 +98,7 @@ class Collection:
             config=config,
             store=LocalStore(config.store),
             source=LocalStore(config.source),
-            cache=self.folder / "cache",
+            cache=self.cache,
             pool=self.pool,
             progress=Silence(),
             events=EventLog(self.store, run_id),

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.model.file import read_model
 from tests.support.models import pool_model
+from tests.support.nights import Collection
 from tests.support.pictures import jpeg
 from tests.support.tiny_catalogs import write_folder
 
@@ -33,8 +35,14 @@ with open_run(CatalogConfig(source=source, store=store, model=model), quiet=True
 """
 _WORKER = """
 import sys
-import pipeline.embed.worker
-print(*{modules} & set(sys.modules))
+from pathlib import Path
+from pipeline.catalog.source import SourceSpec
+from pipeline.embed.task import EmbedSettings, make_worker
+
+source, store, model_id, cache = sys.argv[1:]
+asked = EmbedSettings(store_uri=store, source=SourceSpec(uri=source), model_id=model_id, cache=Path(cache))
+worker = make_worker(asked)
+print(*{modules} & set(sys.modules), flush=True)
 """
 
 
@@ -53,9 +61,12 @@ def test_driver_that_hands_out_images_holds_no_decoder_runtime_or_report(tmp_pat
     source = write_folder(tmp_path / "source", {"a.jpg": jpeg(40, 30, seed=0)})
     model = tmp_path / "model.onnx"
     model.write_bytes(pool_model())
-    absent = f"{_ELSEWHERE} onnxruntime PIL boto3 botocore"
+    absent = f"{_ELSEWHERE} onnx onnxruntime faiss PIL boto3 botocore"
     assert said(_DRIVER, absent, source, tmp_path / "store", model) == "1 system"
 
 
-def test_worker_that_embeds_holds_nothing_of_the_index_and_of_reports() -> None:
-    assert said(_WORKER, f"{_ELSEWHERE} faiss rich typer ray") == ""
+def test_worker_with_a_known_model_holds_nothing_of_the_index_of_reports_and_of_onnx(tmp_path: Path) -> None:
+    shop = Collection(tmp_path)
+    model_id = read_model(shop.model, "tiny").model_id
+    absent = f"{_ELSEWHERE} onnx faiss rich typer ray"
+    assert said(_WORKER, absent, shop.source, shop.store.uri, model_id, shop.cache) == ""
