@@ -2,10 +2,11 @@
 
 import typer
 
-from jobs.evaluate import enrolment, index, retrieval, verification
+from jobs.evaluate import compare, enrolment, index, retrieval, verification
 
 app = typer.Typer(help="Offline evaluation reports.", no_args_is_help=True)
 app.command("retrieval")(retrieval.command)
 app.command("verification")(verification.command)
 app.command("enrolment")(enrolment.command)
 app.command("index")(index.command)
+app.command("compare")(compare.command)

@@ -1,9 +1,9 @@
 """Small pictures of images for a report, read again from the catalog's source."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pipeline.catalog.listing import rows_at
-from pipeline.catalog.read import read_images
+from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.errors import StorageError
 from pipeline.images.decode import ImageRejected
@@ -17,21 +17,31 @@ _THUMBNAIL_PX = 112
 
 def thumbnails(snapshot: OpenSnapshot, ids: Iterable[str]) -> dict[str, str]:
     """Small pictures of images as data URIs; what is gone from the source or unreadable is left out."""
+    pictures: dict[str, str] = {}
+    try:
+        for image_id, image in images_of(snapshot, ids):
+            if image.reject is None:
+                pictures |= _thumbnail(image_id, image.data)
+    except StorageError:
+        return pictures  # the page shows counted placeholders
+    return pictures
+
+
+def images_of(snapshot: OpenSnapshot, ids: Iterable[str]) -> Iterator[tuple[str, FetchedImage]]:
+    """Images of a snapshot, read again from its source, with their ids; what is gone is left out.
+
+    Raises:
+        StorageError: the source's store failed.
+    """
     wanted = set(ids)
     table = snapshot.attributes.select(["image_id", "locator"])
     pairs = zip(*(table[name].to_pylist() for name in table.schema.names), strict=True)
     ids_at = {locator: image_id for image_id, locator in pairs if image_id in wanted}
     spec = source_spec(snapshot.manifest.source)
     source = open_store(spec.uri)
-    pictures: dict[str, str] = {}
-    try:
-        rows = rows_at(source, spec, snapshot.store, list(ids_at), snapshot.cache)
-        for image in read_images(source, spec, rows):
-            if image.reject is None:
-                pictures |= _thumbnail(ids_at[image.locator], image.data)
-    except StorageError:
-        return pictures  # the page shows counted placeholders
-    return pictures
+    rows = rows_at(source, spec, snapshot.store, list(ids_at), snapshot.cache)
+    for image in read_images(source, spec, rows):
+        yield ids_at[image.locator], image
 
 
 def source_spec(source: SourceRef) -> SourceSpec:

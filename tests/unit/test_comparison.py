@@ -56,6 +56,7 @@ def test_same_vectors_are_not_worse_whatever_their_number() -> None:
     found = compare(benchmark(x_ND, x_ND.copy()), QUICK)
     assert (found.identical, found.verdict, found.changed) == (True, Verdict.NOT_WORSE, ())
     assert found.neighbours.share == found.neighbours.nearest_changed == 0
+    assert {(one.low, one.high) for one in found.metrics.values()} == {(0, 0)}
     shift = found.thresholds[0]
     assert (shift.old_threshold, shift.old_val, shift.far) == (shift.new_threshold, shift.new_val, 0.1)
 

@@ -1,0 +1,186 @@
+"""``bitsieve evaluate compare``: may the new snapshot, collection or model replace the old one?"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from jobs.evaluate.benchmark import (
+    Common,
+    benchmark_of,
+    common_images,
+    labels_for,
+    narrowed_to,
+    sampled,
+)
+from jobs.evaluate.change_cost import ChangeCost, cost_of_model, cost_of_snapshot
+from jobs.evaluate.compare_words import comparison_in_words
+from jobs.evaluate.embedded_sample import EmbeddedSample, embed_sample
+from jobs.evaluate.page import write_page
+from jobs.evaluate.sheet_files import write_sheet
+from jobs.evaluate.subject import label_column
+from jobs.output import print_result
+from jobs.place import Config, Place, Store, find_place
+from jobs.run import software_versions
+from jobs.session import open_snapshot
+from pipeline.errors import GateRefused, UsageError
+from pipeline.evaluate.comparison import Comparison, Options, compare
+from pipeline.evaluate.labelling_sheet import labelling_sheet
+from pipeline.evaluate.report.comparison_page import comparison_document
+from pipeline.snapshot.open import OpenSnapshot
+
+_DECLARED = Options()
+
+
+def command(
+    store: Store,
+    old: Annotated[str, typer.Option(help="What is in use: COLLECTION or COLLECTION@SEQUENCE.")] = "main",
+    new: Annotated[str | None, typer.Option(help="What may replace it, written in the same way.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Instead of --new: an ONNX file; a sample is embedded with it.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Attribute that makes two images relevant.")] = None,
+    metric: Annotated[str, typer.Option(help="The measure that decides.")] = _DECLARED.metric,
+    margin: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The loss of it that would be accepted, chosen before.")
+    ] = _DECLARED.margin,
+    sample: Annotated[
+        int | None, typer.Option(min=2, help="About so many images, labels kept together; all if absent.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Attribute of what stands or falls together; group_id or the label.")
+    ] = None,
+    slices: Annotated[
+        list[str] | None, typer.Option("--slice", help="Attribute to look into; may be repeated.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Folder for a blind labelling sheet and its key.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample, the permutations and the sheet.")] = 0,
+    config: Config = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> int:
+    """Judges new against old on the images both have; exit code 3 unless new is better or not worse.
+
+    Example: bitsieve evaluate compare --store index/ --old main --new canary --label identity --margin 0.01
+    """
+    if (new is None) == (model is None):
+        raise UsageError("expected one of --new and --model", fix="pass --new COLLECTION or --model FILE")
+    if model is not None and sample is None:
+        raise UsageError("--model embeds a sample, and its size is not given", fix="add --sample 2000")
+    place = find_place(store, None, config)
+    options = Options(metric=metric, margin=margin, seed=seed)
+    sides = _sides(place, old, new, model, label, sample, seed)
+    found = compare(
+        benchmark_of(
+            sides.attributes,
+            sides.common.ids,
+            sides.column,
+            (sides.old.vectors[sides.common.old_N], sides.new_vectors),
+            group=group,
+            slices=slices or (),
+        ),
+        options,
+    )
+    result = _result(sides, found)
+    if output is not None:
+        write_page(output, comparison_document(found, result), result, sides.attributes)
+    if sheet is not None:
+        write_sheet(sheet, *labelling_sheet(found.changed, seed=seed), sides.attributes)
+    print_result(result, comparison_in_words(result), as_json=as_json)
+    return 0 if found.verdict.passes else GateRefused.exit_code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Sides:
+    """What is compared: images of both, the new vectors of them, and where their attributes are."""
+
+    old: OpenSnapshot
+    new: OpenSnapshot | None
+    column: str
+    common: Common
+    new_vectors: Any
+    embedded: EmbeddedSample | None
+    new_name: str
+
+    @property
+    def attributes(self) -> OpenSnapshot:
+        """The snapshot whose attributes and source are used."""
+        return self.new or self.old
+
+
+def _sides(
+    place: Place,
+    old: str,
+    new: str | None,
+    model: str | None,
+    label: str | None,
+    sample: int | None,
+    seed: int,
+) -> _Sides:
+    old_one = _opened(place, old)
+    new_one = None if new is None else _opened(place, new)
+    attributes = new_one or old_one
+    column = label_column(attributes, label)
+    common = common_images(old_one, attributes)
+    if sample is not None:
+        common = sampled(common, labels_for(attributes, common.ids, column), sample, seed)
+    embedded = None
+    if model is not None:
+        embedded = embed_sample(old_one, common.ids, model)
+        known = set(embedded.ids)
+        common = narrowed_to(common, np.array([r for r, one in enumerate(common.ids) if one in known]))
+    return _Sides(
+        old=old_one,
+        new=new_one,
+        column=column,
+        common=common,
+        new_vectors=attributes.vectors[common.new_N] if embedded is None else embedded.x_ND,
+        embedded=embedded,
+        new_name=new or Path(model or "").name,
+    )
+
+
+def _opened(place: Place, which: str) -> OpenSnapshot:
+    """The snapshot named COLLECTION or COLLECTION@SEQUENCE."""
+    collection, at, number = which.partition("@")
+    if at and not number.isdecimal():
+        raise UsageError(f"{which!r} names no snapshot", fix="as in main or main@12")
+    return open_snapshot(place.uri, collection, int(number) if at else None)
+
+
+def _result(sides: _Sides, found: Comparison) -> dict[str, Any]:
+    excluded = asdict(sides.common.excluded)
+    cost: ChangeCost
+    if sides.new is None:
+        embedded = sides.embedded
+        cost = cost_of_model(sides.old, embedded.images_per_s if embedded else None)
+        excluded |= {"gone": embedded.n_gone, "rejected": embedded.n_rejected} if embedded else {}
+    else:
+        cost = cost_of_snapshot(sides.old, sides.new, sides.common.excluded.only_old)
+    return {
+        "verdict": found.verdict.value,
+        "passed": found.verdict.passes,
+        "label": sides.column,
+        "old": _about(sides.old),
+        "new": {"name": sides.new_name} if sides.new is None else _about(sides.new),
+        "excluded": excluded,
+        **{name: value for name, value in found.to_json().items() if name != "verdict"},
+        "cost": cost.to_json(),
+        "software": software_versions(),
+    }
+
+
+def _about(snapshot: OpenSnapshot) -> dict[str, Any]:
+    manifest = snapshot.manifest
+    return {
+        "name": f"{manifest.collection}@{manifest.sequence}",
+        "collection": manifest.collection,
+        "snapshot": manifest.sequence,
+        "digest": manifest.digest,
+        "model": manifest.content.model.name,
+        "model_id": manifest.content.model.id,
+    }

@@ -1,0 +1,305 @@
+"""The page of `evaluate compare`: may the new one replace the old one, and what changes if it does."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.evaluate.comparison import ChangedQuery, Comparison
+from pipeline.evaluate.paired import (
+    LEVEL,
+    MAX_SLICES,
+    MIN_GROUPS,
+    MIN_SLICE_GROUPS,
+    PairedDifference,
+    Verdict,
+)
+from pipeline.evaluate.report.document import (
+    Document,
+    Fact,
+    Facts,
+    Finding,
+    Gallery,
+    Mark,
+    Named,
+    Picture,
+    PictureRow,
+    Section,
+    Table,
+)
+from pipeline.evaluate.report.methods import TWO_SIDED, provenance
+from pipeline.evaluate.report.words import attribute_name, count, percent
+
+_SHOWN = 6
+_NEIGHBOURS_SHOWN = 5
+_MARKS = {Verdict.BETTER: Mark.GOOD, Verdict.NOT_WORSE: Mark.GOOD, Verdict.WORSE: Mark.BAD}
+
+
+def comparison_document(found: Comparison, result: Mapping[str, Any]) -> Document:
+    """The report of a comparison; ``result`` is the JSON beside the page, with names, exclusions and cost."""
+    sections = (
+        _figures(found),
+        _slices(found),
+        _thresholds(found),
+        _changes(found),
+        _cost(result["cost"]),
+    )
+    return Document(
+        kind="comparison",
+        title=f"{result['old']['name']} against {result['new']['name']}",
+        subtitle=f"{count(found.n_queries)} queries of {count(found.n_groups)} groups over "
+        f"{count(found.n_images)} images that both have",
+        verdict=Finding(
+            mark=_MARKS.get(found.verdict, Mark.NOTE),
+            text=verdict_in_words(result),
+            detail=_how_sure(found.metrics[found.metric]),
+        ),
+        findings=_findings(found, result),
+        sections=tuple(section for section in sections if section is not None),
+        methods=(
+            *_methods(found, result),
+            *provenance("", result["old"]["snapshot"], result["old"]["digest"], result["software"]),
+            *_new_provenance(result["new"]),
+        ),
+    )
+
+
+def verdict_in_words(result: Mapping[str, Any]) -> str:
+    """The verdict as a sentence."""
+    verdict, metric, margin = Verdict(result["verdict"]), result["metric"], result["margin"]
+    old, new = result["old"]["name"], result["new"]["name"]
+    if result["identical"]:
+        return f"Not worse: {new} has the same vectors as {old} for all images that both have."
+    found = result["metrics"][metric]
+    change = f"{metric} goes from {found['old']:.4f} to {found['new']:.4f}"
+    said = {
+        Verdict.BETTER: f"Better: {new} may replace {old}; {change}.",
+        Verdict.NOT_WORSE: f"Not worse: {new} may replace {old}; {change}, and a loss of {margin:g} is "
+        "excluded.",
+        Verdict.WORSE: f"Worse: {new} should not replace {old}; {change}.",
+        Verdict.INCONCLUSIVE: f"Inconclusive: {change}, and neither a gain is shown nor a loss of {margin:g} "
+        "excluded.",
+    }
+    return said[verdict]
+
+
+def _how_sure(one: PairedDifference) -> str:
+    return (
+        f"The difference is {one.difference:+.4f}, with 95\u00a0% confidence between {one.low:+.4f} and "
+        f"{one.high:+.4f} (p {one.p_value:.4f}); one of {one.minimum_detectable:.4f} would have been seen "
+        "four "
+        "times in five."
+    )
+
+
+def _findings(found: Comparison, result: Mapping[str, Any]) -> tuple[Finding, ...]:
+    findings = [
+        Finding(
+            mark=Mark.BAD,
+            text=f"Worse where {attribute_name(one.attribute)} is {one.value}: {found.metric} goes from "
+            f"{one.old:.4f} to {one.new:.4f} over {count(one.n_queries)} queries.",
+            detail=f"p {one.p_corrected:.4f}, corrected for {count(len(found.slices.tested))} slices.",
+        )
+        for one in found.slices.worse
+    ]
+    if not findings and found.slices.tested:
+        said = f"None of {count(len(found.slices.tested))} slices is significantly worse."
+        findings.append(Finding(mark=Mark.GOOD, text=said))
+    if found.n_groups < MIN_GROUPS:
+        said = (
+            f"{count(found.n_groups)} groups are too few to conclude anything: at least {MIN_GROUPS} "
+            "are needed."
+        )
+        findings.append(Finding(mark=Mark.BAD, text=said))
+    findings.append(
+        Finding(
+            mark=Mark.NOTE,
+            text=f"{percent(found.neighbours.share)} of the {found.neighbours.k} nearest images are "
+            "others, and "
+            f"{percent(found.neighbours.nearest_changed)} of the queries have another nearest image.",
+        )
+    )
+    moved = [one for one in found.thresholds if one.old_threshold is not None and one.kept_far is not None]
+    if moved:
+        one = moved[-1]
+        findings.append(
+            Finding(
+                mark=Mark.NOTE,
+                text=f"A threshold of {one.old_threshold:.3f} on the squared distance becomes "
+                f"{one.new_threshold:.3f} at a false accept rate of {one.far:g}.",
+                detail=f"Left as it is, the rate would be {one.kept_far:.2g}.",
+            )
+        )
+    cost = result["cost"]
+    if cost["images_to_embed"]:
+        hours = cost["embed_hours"]
+        time = "" if hours is None else f", about {hours:.2f} hours of one worker"
+        text = f"{count(cost['images_to_embed'])} images are still to be embedded{time}."
+        findings.append(Finding(mark=Mark.NOTE, text=text))
+    return tuple(findings)
+
+
+def _figures(found: Comparison) -> Section:
+    rows = tuple(
+        (
+            f"{name} (decides)" if name == found.metric else name,
+            f"{one.old:.4f}",
+            f"{one.new:.4f}",
+            f"{one.difference:+.4f}",
+            f"{one.low:+.4f} to {one.high:+.4f}",
+            f"{one.p_value:.4f}",
+            f"{one.minimum_detectable:.4f}",
+            f"{count(one.n_better)} / {count(one.n_worse)}",
+        )
+        for name, one in found.metrics.items()
+    )
+    columns = ("measure", "old", "new", "difference", "95 % interval", "p", "detectable", "better / worse")
+    return Section(title="The figures", blocks=(Table(columns=columns, rows=rows),))
+
+
+def _slices(found: Comparison) -> Section | None:
+    if not found.slices.tested:
+        return None
+    rows = tuple(
+        (
+            Named(text=one.value, meaning=attribute_name(one.attribute)),
+            count(one.n_queries),
+            f"{one.old:.4f}",
+            f"{one.new:.4f}",
+            f"{one.difference:+.4f}",
+            f"{one.p_corrected:.4f}",
+        )
+        for one in found.slices.tested[:20]
+    )
+    columns = ("slice", "queries", "old", "new", "difference", "p of a loss, corrected")
+    note = (
+        f"{found.metric} on each; the {len(rows)} most likely to be worse of "
+        f"{count(len(found.slices.tested))}."
+    )
+    return Section(title="Slices", note=note, blocks=(Table(columns=columns, rows=rows),))
+
+
+def _thresholds(found: Comparison) -> Section:
+    rows = tuple(
+        (f"{one.far:g}", one.reason, "", "", "", "", "")
+        if one.old_threshold is None or one.kept_far is None or one.kept_val is None
+        else (
+            f"{one.far:g}",
+            f"{one.old_threshold:.4f}",
+            f"{one.new_threshold:.4f}",
+            f"{one.old_val:.4f}",
+            f"{one.new_val:.4f}",
+            f"{one.kept_far:.2g}",
+            f"{one.kept_val:.4f}",
+        )
+        for one in found.thresholds
+    )
+    columns = ("FAR", "old threshold", "new", "old VAL", "new", "FAR if the old is kept", "VAL then")
+    return Section(
+        title="Thresholds on the distance",
+        note="Who accepts pairs below a squared distance has to change the number with the vectors.",
+        blocks=(Table(columns=columns, rows=rows),),
+    )
+
+
+def _changes(found: Comparison) -> Section | None:
+    gains = [one for one in found.changed if one.new_value > one.old_value][:_SHOWN]
+    losses = [one for one in found.changed if one.new_value < one.old_value][:_SHOWN]
+    galleries = tuple(
+        Gallery(title=title, rows=tuple(row for one in some for row in (_row(one, "old"), _row(one, "new"))))
+        for title, some in (("Largest losses", losses), ("Largest gains", gains))
+        if some
+    )
+    return Section(title="Queries that changed most", blocks=galleries) if galleries else None
+
+
+def _row(one: ChangedQuery, side: str) -> PictureRow:
+    ids, value = (one.old_ids, one.old_value) if side == "old" else (one.new_ids, one.new_value)
+    return PictureRow(
+        title=f"{one.label}, {side}",
+        subtitle=f"{value:.3f}",
+        lead=Picture(image_id=one.image_id, alt=f"query {one.image_id}", word="query"),
+        pictures=tuple(
+            Picture(image_id=image_id, alt=f"{side} answer {rank}", figure=str(rank), caption=image_id)
+            for rank, image_id in enumerate(ids[:_NEIGHBOURS_SHOWN], start=1)
+        ),
+    )
+
+
+def _cost(cost: Mapping[str, Any]) -> Section:
+    sides = [(name, cost[name]) for name in ("old", "new") if cost[name] is not None]
+    columns = ("", "images", "dimensions", "first stage", "hot bytes a vector", "cold", "one search, median")
+    rows = tuple(
+        (
+            name,
+            count(side["images"]),
+            count(side["dim"]),
+            side["method"],
+            f"{side['hot_bytes_per_vector']:g}",
+            f"{side['cold_bytes_per_vector']:g}",
+            f"{side['single_p50_ms']:g} ms",
+        )
+        for name, side in sides
+    )
+    per_s, hours = cost["images_per_s"], cost["embed_hours"]
+    items = [Fact(term="Images still to embed", text=count(cost["images_to_embed"]))]
+    if per_s is not None:
+        items.append(Fact(term="Images a second of one worker", text=f"{per_s:g}"))
+    if hours is not None and cost["images_to_embed"]:
+        items.append(Fact(term="Hours of one worker", text=f"{hours:.2f}"))
+    return Section(
+        title="What the change costs", blocks=(Table(columns=columns, rows=rows), Facts(items=tuple(items)))
+    )
+
+
+def _methods(found: Comparison, result: Mapping[str, Any]) -> tuple[Fact, ...]:
+    excluded = result["excluded"]
+    left_out = ", ".join(f"{name.replace('_', ' ')} {count(n)}" for name, n in excluded.items())
+    return (
+        Fact(
+            term="Who asks whom",
+            text=f"Each image with a {attribute_name(result['label'])} that another one shares is a query "
+            "for all "
+            "other images that old and new both have, by exact search, leave-one-out by id. Left out: "
+            f"{left_out}.",
+        ),
+        Fact(
+            term="Difference",
+            text="New less old of each query. Groups (what stands or falls together) are resampled and "
+            "permuted "
+            f"whole. {TWO_SIDED} over groups, {count(found.n_resamples)} resamples; if no group lost, the "
+            "interval reaches as low as a share of 1 - .025^(1/groups) that lose everything. p is "
+            "two-sided, of "
+            f"{count(found.n_permutations)} sign flips (Good 2005, section 3.1). Seed {found.seed}.",
+        ),
+        Fact(
+            term="Detectable",
+            text="2.80 standard errors: a difference of that size is found significant in 80 % of trials.",
+        ),
+        Fact(
+            term="Verdict",
+            text=f"On {found.metric}, margin {found.margin:g}. Better: the interval and p < {LEVEL:g} "
+            "exclude no "
+            "gain. Not worse: the interval excludes a loss of the margin, or the vectors are the same "
+            "numbers. "
+            "Worse: a loss is shown by both, and one of the margin is not excluded. Else, or with fewer than "
+            f"{MIN_GROUPS} groups, inconclusive.",
+        ),
+        Fact(
+            term="Slices",
+            text=f"Values of attributes with at least {MIN_SLICE_GROUPS} groups, at most {MAX_SLICES} of "
+            "them: "
+            f"{count(len(found.slices.tested))} tested, {count(found.slices.n_untested)} not. One-sided sign "
+            "flips, corrected for their number (Holm 1979).",
+        ),
+        Fact(
+            term="Thresholds",
+            text="All pairs of labelled images; VAL is the share of same pairs below the threshold, FAR "
+            "that of "
+            "different pairs.",
+        ),
+    )
+
+
+def _new_provenance(new: Mapping[str, Any]) -> tuple[Fact, ...]:
+    if "digest" not in new:
+        return (Fact(term="New", text=new["name"]),)
+    return provenance(new["model_id"], new["snapshot"], new["digest"], {})
