@@ -34,6 +34,7 @@ _COMMANDS = {
     "verify": "jobs.verify",
     "expire": "jobs.expire",
     "purge": "jobs.purge",
+    "cluster-photos": "jobs.cluster_photos",
 }
 _GROUPS = {
     "snapshots": "jobs.snapshots",

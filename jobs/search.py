@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,11 @@ from pipeline.model.session import EmbeddingSession
 from pipeline.snapshot.distinct import Search
 from pipeline.snapshot.filter import Filter
 from pipeline.snapshot.open import OpenSnapshot
+from pipeline.snapshot.reranking import IndexBase, reranked
 from pipeline.snapshot.selection import LeftOut, Selection
+
+if TYPE_CHECKING:
+    from pipeline.rerank.base import Reranker
 
 _SHOW_PROGRESS_FROM = 1_000
 
@@ -47,6 +51,10 @@ def command(
     ] = None,
     collapse: Annotated[
         str | None, typer.Option(help="k distinct values of this attribute; the best image of each.")
+    ] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(help="Order the answer anew: aqe, alpha-qe:n=5,alpha=3, k-reciprocal … (see the docs)."),
     ] = None,
     columns: Annotated[str, typer.Option(help="Attributes to show with each match, with commas.")] = "",
     query_column: Annotated[
@@ -79,15 +87,21 @@ def command(
         Filter(chosen).mask(snapshot.attributes[:0])  # refused here, not by an actor
     if workers is not None and not (ray or ray_address):
         raise UsageError("--workers counts Ray actors, and there are none", fix="add --ray")
+    if rerank is not None and (ray or ray_address or collapse):
+        raise UsageError(
+            f"--rerank works in one process and on images, not with --{'collapse' if collapse else 'ray'}",
+            fix="leave one of the two out",
+        )
     if ray or ray_address:
         options = ClusterOptions(address=ray_address, n_workers=workers)
         opened: AbstractContextManager[FoundImages] = ray_search(snapshot, chosen, options, exact=exact)
     else:
-        opened = nullcontext(
-            LocalSearch.over(snapshot, None if chosen is None else Filter(chosen), exact=exact)
-        )
+        search_here = LocalSearch.over(snapshot, None if chosen is None else Filter(chosen), exact=exact)
+        opened = nullcontext(search_here if rerank is None else reranked_search(search_here, rerank))
     with opened as search:
         result = search_sources(snapshot, search, sources, asked, output)
+        if rerank is not None:
+            result["rerank"] = rerank
         notice = _notice(search.n_live, chosen)
     for warning in filter(None, (result["warning"], notice, _broken(result))):
         say(f"bitsieve: warning: {warning}")
@@ -124,6 +138,35 @@ class LocalSearch:
     def search(self, xq_QD: npt.NDArray[np.float32], k: int, left_out: LeftOut | None = None) -> SearchResult:
         """The ``k`` nearest images of each query that are not left out."""
         return self.selection.searcher(left_out).search(xq_QD, k, exact=self.exact)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankedSearch:
+    """A search in this process whose answers are ordered anew."""
+
+    plain: LocalSearch
+    reranker: "Reranker"
+
+    @property
+    def n_live(self) -> int:
+        """How many images can be found."""
+        return self.plain.n_live
+
+    def search(self, xq_QD: npt.NDArray[np.float32], k: int, left_out: LeftOut | None = None) -> SearchResult:
+        """The first ``k`` images of each query in the new order, with their distances to the query."""
+        searcher = self.plain.selection.searcher(left_out)
+        return reranked(IndexBase(searcher=searcher, exact=self.plain.exact), self.reranker, xq_QD, k)
+
+
+def reranked_search(plain: LocalSearch, asked: str) -> RerankedSearch:
+    """The search whose answers the re-ranker that ``asked`` spells orders anew.
+
+    Raises:
+        UsageError: no such re-ranker, or settings that it does not have.
+    """
+    from pipeline.rerank.method import parse_reranker  # scipy: loaded where it is asked for
+
+    return RerankedSearch(plain=plain, reranker=parse_reranker(asked))
 
 
 def search_images(snapshot: OpenSnapshot, files: Sequence[Path], k: int, *, exact: bool) -> dict[str, Any]:

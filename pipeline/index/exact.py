@@ -68,6 +68,17 @@ def place_distances(
     return distance_M
 
 
+def vectors_at(shards: Sequence[IndexShard], place_M: IntArray) -> Float32Array:
+    """The stored vectors of places (not of -1), in their order; float32 [M, D]."""
+    d = next((shard.vectors_ND.shape[1] for shard in shards), 0)
+    x_MD = np.empty((len(place_M), d), dtype=np.float32)
+    shard_M, row_M = shard_of(place_M), row_of(place_M)
+    for number in np.unique(shard_M):
+        here = np.flatnonzero(shard_M == number)
+        x_MD[here] = shards[number].vectors_ND[row_M[here]]
+    return x_MD
+
+
 def float32_margin(d: int) -> np.float32:
     """How far a float32 squared distance of two unit vectors can be from the exact one.
 

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import UsageError
-from pipeline.index.arrays import IntArray, VectorArray
+from pipeline.index.arrays import Float32Array, IntArray, VectorArray
 from pipeline.index.calibration import Calibration, Method
 from pipeline.index.encoder import Encoder
-from pipeline.index.exact import nearest
+from pipeline.index.exact import nearest, place_distances, vectors_at
 from pipeline.index.order import NOWHERE, Neighbours, ids_at, places_of
 from pipeline.index.shard import IndexShard
 from pipeline.index.sieve import Sieve
@@ -138,6 +138,14 @@ class Searcher:
     def ids(self, place_M: IntArray) -> "pa.LargeStringArray":
         """Image ids of places that `search_places` found (not of -1), in their order."""
         return ids_at(self.shards, place_M)
+
+    def vectors(self, place_M: IntArray) -> Float32Array:
+        """Stored vectors of places (not of -1), in their order; float32 [M, D]."""
+        return vectors_at(self.shards, place_M)
+
+    def distances(self, xq_QD: Float32Array, query_M: IntArray, place_M: IntArray) -> Float32Array:
+        """Exact distance of each pair of a query (a row of ``xq_QD``) and a place; float32 [M]."""
+        return place_distances(self.shards, xq_QD, query_M, place_M)
 
     def _candidates(self, k: int, asked: int | None) -> tuple[int | None, str]:
         """C and a warning; None where comparing every row is what was calibrated, or is no more work."""

@@ -1,0 +1,298 @@
+"""Which re-ranker helps here, by how much, and at what cost? Leave-one-out, by exact distances.
+
+1. Identities with several images are split by a seeded draw into a validation and a test half; their images
+   ask, at most ``n_queries`` of each half, among all images.
+2. Each re-ranker is tried with several settings on the validation half; the one with the best mean average
+   precision is what is reported.
+3. On the test half: gains over the plain ranking of the same queries, with an interval that resamples
+   identities, because the images of one gain or lose together.
+
+Average precision counts the first ``depth`` images and is divided by all that are relevant. Legend: Q
+queries, K images ranked, G identities.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from pipeline.errors import UsageError
+from pipeline.evaluate import metrics
+from pipeline.evaluate.aggregate import RESAMPLES, codes_of, resampled_shares
+from pipeline.evaluate.exact_base import ExactBase
+from pipeline.evaluate.metrics import Floats, Ints, RelevantRanks
+from pipeline.evaluate.ranking import LabelledVectors
+from pipeline.rerank.base import NOBODY, Reranker
+from pipeline.rerank.method import parse_reranker, spelled
+from pipeline.rerank.reciprocal import ExactReciprocal, ReciprocalCode
+
+N_QUERIES = 2_000
+EXACT_ROWS = 20_000
+"""Where a base has at most so many images, exact k-reciprocal encoding has a row too."""
+GRID: Mapping[str, Sequence[str]] = {
+    "aqe": ("aqe:n=1", "aqe:n=2", "aqe:n=5", "aqe:n=10"),
+    "aqe-decay": ("aqe-decay:n=2", "aqe-decay:n=5", "aqe-decay:n=10"),
+    "alpha-qe": (
+        "alpha-qe:n=2,alpha=3",
+        "alpha-qe:n=5,alpha=3",
+        "alpha-qe:n=10,alpha=3",
+        "alpha-qe:n=5,alpha=6",
+        "alpha-qe:n=20,alpha=6",
+    ),
+    "recursive-qe": ("recursive-qe:n=2,alpha=3", "recursive-qe:n=5,alpha=3", "recursive-qe:n=5,alpha=6"),
+    "dba": ("dba:n=2,alpha=3", "dba:n=5,alpha=3", "dba:n=5,alpha=6"),
+    "k-reciprocal": (
+        "k-reciprocal:k1=6,k2=2",
+        "k-reciprocal:k1=10,k2=3",
+        "k-reciprocal:k1=20,k2=6",
+        "k-reciprocal:k1=6,k2=2,weight=0.7",
+    ),
+    "diffusion": (
+        "diffusion:n=5,graph=10",
+        "diffusion:n=10,graph=50",
+        "diffusion:n=5,graph=10,damping=0.8",
+        "diffusion:n=10,graph=10,damping=0.8",
+    ),
+}
+"""Settings tried where none are given."""
+_EXACT_NAME = "k-reciprocal, exact"
+_EXACT_GRID = ((6, 2, 0.3), (20, 6, 0.3), (6, 2, 0.7))
+
+Verdict: TypeAlias = Literal["helps", "hurts", "no difference shown"]
+Cost: TypeAlias = Callable[[Reranker | None], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How re-rankers are compared."""
+
+    n_queries: int = N_QUERIES
+    depth: int = 1_000
+    seed: int = 0
+    n_resamples: int = RESAMPLES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Mean difference from the plain ranking, with its 95 % interval by resampled identities."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankRow:
+    """One re-ranker with the settings that validation chose.
+
+    Attributes:
+        name: Of the re-ranker.
+        settings: As ``search --rerank`` takes them; of the exact mode, which search does not have, in words.
+        n_settings: How many were tried on the validation half.
+        validation_gain: In mean average precision on that half, of the settings chosen.
+        map: Mean average precision on the test half.
+        map_gain: Over the plain ranking.
+        success_at_1: Share of test queries whose first image is relevant.
+        success_at_1_gain: Over the plain ranking.
+        cpu_ms_per_query: Processor time of a search of ten through the index; None where it was not measured.
+        verdict: By the interval of ``map_gain``.
+    """
+
+    name: str
+    settings: str
+    n_settings: int
+    validation_gain: float
+    map: float
+    map_gain: Gain
+    success_at_1: float
+    success_at_1_gain: Gain
+    cpu_ms_per_query: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankingReport:
+    """All re-rankers on the same test queries."""
+
+    n_images: int
+    n_queries: int
+    n_validation_queries: int
+    n_identities: int
+    depth: int
+    seed: int
+    n_resamples: int
+    plain_map: float
+    plain_success_at_1: float
+    plain_cpu_ms_per_query: float | None
+    rerankers: tuple[RerankRow, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON values; measures are named as everywhere else."""
+        document = asdict(self)
+        plain = {name: document.pop(f"plain_{name}") for name in ("map", "success_at_1", "cpu_ms_per_query")}
+        rows = [_renamed(row) for row in document.pop("rerankers")]
+        return document | {"plain": _renamed(plain), "rerankers": rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Judged:
+    """Measures of each query."""
+
+    average_precision_Q: Floats
+    success_Q: Floats
+
+
+def evaluate_reranking(
+    base: LabelledVectors,
+    methods: Mapping[str, Sequence[str]] | None = None,
+    options: Options | None = None,
+    cost: Cost | None = None,
+) -> RerankingReport:
+    """Compares re-rankers with the plain ranking; deterministic for a seed, but for the cost.
+
+    Args:
+        base: All images, unit vectors; those without a label ask nothing and stand in the way.
+        methods: By name the settings to choose among, as text; ``GRID`` if absent.
+        options: Sizes and seed.
+        cost: CPU milliseconds of one search with a re-ranker, with None of a plain one.
+
+    Raises:
+        UsageError: fewer than two identities with several images, or no such re-ranker.
+    """
+    options = options or Options()
+    exact = ExactBase(base.x_ND, base.ids)
+    labels = [base.labels[row] for row in exact.given_N.tolist()]
+    code_N = np.where([label is not None for label in labels], codes_of(labels), -1)
+    validation_Q, test_Q = _halves(code_N, options)
+    plain = {
+        half: _judge(exact, code_N, rows_Q, None, options.depth)
+        for half, rows_Q in _both(validation_Q, test_Q)
+    }
+    rows = []
+    for name, rerankers in _candidates(exact, methods).items():
+        maps = [_mean_ap(exact, code_N, validation_Q, one, options.depth) for one in rerankers.values()]
+        settings = list(rerankers)[int(np.argmax(maps))]
+        judged = _judge(exact, code_N, test_Q, rerankers[settings], options.depth)
+        map_gain, success_gain = _gains(judged, plain["test"], code_N[test_Q], options)
+        rows.append(
+            RerankRow(
+                name=name,
+                settings=settings,
+                n_settings=len(rerankers),
+                validation_gain=max(maps) - float(plain["validation"].average_precision_Q.mean()),
+                map=float(judged.average_precision_Q.mean()),
+                map_gain=map_gain,
+                success_at_1=float(judged.success_Q.mean()),
+                success_at_1_gain=success_gain,
+                cpu_ms_per_query=None if cost is None or name == _EXACT_NAME else cost(rerankers[settings]),
+                verdict=_verdict(map_gain),
+            )
+        )
+    return RerankingReport(
+        n_images=len(base.ids),
+        n_queries=len(test_Q),
+        n_validation_queries=len(validation_Q),
+        n_identities=len(np.unique(code_N[test_Q])),
+        depth=options.depth,
+        seed=options.seed,
+        n_resamples=options.n_resamples,
+        plain_map=float(plain["test"].average_precision_Q.mean()),
+        plain_success_at_1=float(plain["test"].success_Q.mean()),
+        plain_cpu_ms_per_query=None if cost is None else cost(None),
+        rerankers=tuple(rows),
+    )
+
+
+def _both(validation_Q: Ints, test_Q: Ints) -> tuple[tuple[str, Ints], tuple[str, Ints]]:
+    return ("validation", validation_Q), ("test", test_Q)
+
+
+def _renamed(values: Mapping[str, object]) -> dict[str, object]:
+    return {name.replace("_at_1", "@1"): value for name, value in values.items()}
+
+
+def _halves(code_N: Ints, options: Options) -> tuple[Ints, Ints]:
+    """Rows that ask: images of one half of the identities, and of the other; in order of rows."""
+    count_G = np.bincount(code_N[code_N >= 0])
+    several = np.flatnonzero(count_G > 1)
+    if len(several) < 2:
+        raise UsageError(
+            f"settings are chosen on some identities and judged on others: expected at least 2 with several "
+            f"images, got {len(several)}",
+            fix="choose a label that several images share",
+        )
+    generator = np.random.default_rng(options.seed)
+    drawn = generator.permutation(several)
+    halves = []
+    for identities in (drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]):
+        rows_Q = np.flatnonzero(np.isin(code_N, identities))
+        halves.append(np.sort(generator.permutation(rows_Q)[: options.n_queries]))
+    return halves[0], halves[1]
+
+
+def _candidates(
+    exact: ExactBase, methods: Mapping[str, Sequence[str]] | None
+) -> dict[str, dict[str, Reranker]]:
+    """By name the re-rankers to choose among, each by its settings."""
+    chosen = {
+        name: {spelled(one): one for one in map(parse_reranker, asked)}
+        for name, asked in (methods or GRID).items()
+    }
+    if methods is None and len(exact.x_ND) <= EXACT_ROWS:
+        chosen[_EXACT_NAME] = {
+            f"k1={k1},k2={k2},weight={weight:g}": ExactReciprocal(
+                code=ReciprocalCode(exact.x_ND, k1=k1, k2=k2, weight=weight)
+            )
+            for k1, k2, weight in _EXACT_GRID
+        }
+    return chosen
+
+
+def _mean_ap(exact: ExactBase, code_N: Ints, rows_Q: Ints, reranker: Reranker, depth: int) -> float:
+    return float(_judge(exact, code_N, rows_Q, reranker, depth).average_precision_Q.mean())
+
+
+def _judge(exact: ExactBase, code_N: Ints, rows_Q: Ints, reranker: Reranker | None, depth: int) -> _Judged:
+    xq_QD = exact.vectors(rows_Q)
+    if reranker is None:
+        row_QK = exact.nearest(xq_QD, depth, rows_Q).row_QK
+    else:
+        row_QK = reranker.rank(exact, xq_QD, depth, rows_Q)
+    hit_QK = (row_QK != NOBODY) & (code_N[row_QK] == code_N[rows_Q, None])
+    found = RelevantRanks(
+        ranks_H=np.nonzero(hit_QK)[1] + 1,
+        offsets_Q1=np.cumsum([0, *hit_QK.sum(axis=1)]),
+        n_relevant_Q=np.bincount(code_N[code_N >= 0])[code_N[rows_Q]] - 1,
+    )
+    return _Judged(
+        average_precision_Q=metrics.average_precision_at(found, depth), success_Q=metrics.success_at(found, 1)
+    )
+
+
+def _gains(judged: _Judged, plain: _Judged, code_Q: Ints, options: Options) -> tuple[Gain, Gain]:
+    """Gains in average precision and in success at 1."""
+    difference_QM = np.stack(
+        [
+            judged.average_precision_Q - plain.average_precision_Q,
+            judged.success_Q - plain.success_Q,
+        ],
+        axis=1,
+    )
+    _, group_Q = np.unique(code_Q, return_inverse=True)
+    sums_GM = np.stack([np.bincount(group_Q, weights=column) for column in difference_QM.T], axis=1)
+    means_RM = resampled_shares(
+        sums_GM, np.bincount(group_Q), seed=options.seed, n_resamples=options.n_resamples
+    )
+    bounds_2M = np.quantile(means_RM, [0.025, 0.975], axis=0)
+    ap, success = (
+        Gain(mean=float(mean), low=float(low), high=float(high))
+        for mean, low, high in zip(difference_QM.mean(axis=0), *bounds_2M, strict=True)
+    )
+    return ap, success
+
+
+def _verdict(gain: Gain) -> Verdict:
+    if gain.low > 0:
+        return "helps"
+    return "hurts" if gain.high < 0 else "no difference shown"
