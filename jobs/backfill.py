@@ -16,11 +16,12 @@ import typer
 from jobs.hooks import REFUSED, announce
 from jobs.limits import limit_in_words
 from jobs.output import print_result, say
-from jobs.reindex import Night, backfill, summary
+from jobs.reindex import Night, backfill
 from jobs.reindex_command import counted_in_words, index_in_words, overrides, refusal
 from jobs.run import Run
 from jobs.session import open_run
 from jobs.sitting import Sitting, SittingOver
+from jobs.summary import summary
 from pipeline.config import CatalogConfig, load_catalog
 from pipeline.errors import GateRefused
 

@@ -11,9 +11,10 @@ import typer
 from jobs.hooks import PUBLISHED, REFUSED, announce
 from jobs.limits import limit_in_words
 from jobs.output import print_result, say
-from jobs.reindex import Night, reindex, summary
+from jobs.reindex import Night, reindex
 from jobs.run import Run
 from jobs.session import open_run
+from jobs.summary import summary
 from pipeline.catalog.change_list import ChangeList, read_changes
 from pipeline.config import CatalogConfig, load_catalog
 from pipeline.errors import GateRefused, UsageError

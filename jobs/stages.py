@@ -1,27 +1,27 @@
-"""The stages of a run that make the index: fit, reduce, calibrate.
+"""The stages of a run that make the index: fit and reduce; `jobs.calibration` chooses its operating point.
 
 Each takes what is to be done and returns what is true afterwards. Work that has a receipt is found, not done
 again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 
+from jobs.calibration import calibrate_stage, calibration_settings, measure_drift
 from jobs.run import Run
 from pipeline.cluster.pool import Done
 from pipeline.config import IndexConfig
 from pipeline.embed.table import read_model_id
-from pipeline.errors import DataCorrupt, UsageError, WorkerError
+from pipeline.errors import UsageError, WorkerError
 from pipeline.index.arrays import VectorArray
-from pipeline.index.balance import Drift, bit_balance, mean_shift
+from pipeline.index.balance import Drift
 from pipeline.index.bits import SHARE_SCANNED, cheapest_bits, offered_bits
-from pipeline.index.calibrate import MAX_REFITS, CalibrationSettings, calibrate
+from pipeline.index.calibrate import MAX_REFITS
 from pipeline.index.calibration import Calibration
-from pipeline.index.encoder import Encoder, choose_bits
+from pipeline.index.encoder import choose_bits
 from pipeline.index.lists import FLAT_BELOW, choose_lists
 from pipeline.index.reduce import (
     ENCODER,
@@ -37,9 +37,17 @@ from pipeline.index.reduce import (
 from pipeline.index.sample import fit_sample, seeded_order
 from pipeline.snapshot.evolve import Rows
 from pipeline.snapshot.manifest import EncoderRef, IndexShardRef, PartRef
-from pipeline.snapshot.open import open_shards
-from pipeline.snapshot.rows import Mask, live_vectors
+from pipeline.snapshot.rows import live_vectors
 from pipeline.storage.receipts import Receipt, fetch, read_receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Kept:
+    """What serves on of the parent's index; without ``point``, C and probes are chosen anew."""
+
+    encoder: EncoderRef
+    shards: Sequence[IndexShardRef]
+    point: Calibration | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,29 +60,18 @@ class Indexed:
     drift: Drift
 
 
-def index_stage(
-    run: Run, rows: Rows, dim: int, keep: tuple[EncoderRef, Sequence[IndexShardRef]] | None
-) -> Indexed:
+def index_stage(run: Run, rows: Rows, dim: int, kept: Kept | None) -> Indexed:
     """Fits if need be, builds missing index shards, and calibrates; again with twice the bits if that fails.
 
-    ``dim`` is the model's; ``keep`` the parent's encoder and its index shards, None to make both anew.
+    ``dim`` is the model's; ``kept`` is what serves on of the parent's index, None to make all anew.
     """
-    indexed = _index(run, rows, keep or (_fit(run, rows, dim, run.config.index.bits), ()))
+    indexed = _index(run, rows, kept or _anew(_fit(run, rows, dim, run.config.index.bits)))
     for _ in range(MAX_REFITS):
         next_bits = indexed.calibration.next_bits
         if indexed.calibration.met or next_bits is None or not can_have(run.config.index, dim, next_bits):
             break
-        indexed = _index(run, rows, (_fit(run, rows, dim, next_bits), ()))
+        indexed = _index(run, rows, _anew(_fit(run, rows, dim, next_bits)))
     return indexed
-
-
-def calibration_settings(config: IndexConfig) -> CalibrationSettings:
-    """What the configuration asks of the calibration.
-
-    Raises:
-        UsageError: it cannot be met whatever the index is.
-    """
-    return CalibrationSettings(target=config.recall, k=config.recall_at, budget=config.max_candidates)
 
 
 def check_index(config: IndexConfig, dim: int) -> None:
@@ -137,28 +134,21 @@ def models_in(run: Run, parts: Sequence[PartRef]) -> set[str]:
     return {read_model_id(fetch(run.store, file, run.cache)) for file in files}
 
 
-def _index(run: Run, rows: Rows, keep: tuple[EncoderRef, Sequence[IndexShardRef]]) -> Indexed:
-    encoder_ref, kept = keep
-    encoder = read_encoder(run.store, encoder_ref.file, run.cache)
+def _anew(encoder: EncoderRef) -> Kept:
+    return Kept(encoder=encoder, shards=(), point=None)
+
+
+def _index(run: Run, rows: Rows, kept: Kept) -> Indexed:
+    encoder = read_encoder(run.store, kept.encoder.file, run.cache)
     with run.stage("reduce"):
-        shards = _reduce(run, rows.parts, encoder_ref, kept)
+        shards = _reduce(run, rows.parts, kept.encoder, kept.shards)
+    drift = measure_drift(run.store, encoder, shards)
     with run.stage("calibrate"):
-        calibration = _calibrate(run, encoder, shards, rows.masks)
-    run.events.record(
-        "calibrated",
-        bits=encoder.bits,
-        form=calibration.form,
-        lists=encoder.n_lists,
-        candidates=calibration.candidates.get(calibration.k),
-        probes=calibration.probes.get(calibration.k),
-        met=calibration.met,
-        reason=calibration.reason,
-    )
-    drift = _drift(run, encoder, shards)
+        calibration = calibrate_stage(run, encoder, shards, rows.masks, kept.point, drift)
     run.drift = drift if calibration.method == "hamming" else None  # else no search uses bits
     if run.drift is not None:
         run.events.record("drift_measured", **asdict(drift), advice=drift.advice)
-    return Indexed(encoder=encoder_ref, shards=shards, calibration=calibration, drift=drift)
+    return Indexed(encoder=kept.encoder, shards=shards, calibration=calibration, drift=drift)
 
 
 def _fit(run: Run, rows: Rows, dim: int, bits: int | None) -> EncoderRef:
@@ -235,38 +225,6 @@ def _reduce(
         run.progress.advance(len(tasks) - len(todo) + done)
     built = [receipt for receipt in receipts.values() if receipt is not None]
     return [*kept, *(_shard_ref(task, receipt) for task, receipt in zip(tasks, built, strict=True))]
-
-
-def _calibrate(
-    run: Run, encoder: Encoder, refs: Sequence[IndexShardRef], dead: Mapping[str, Mask]
-) -> Calibration:
-    shards = open_shards(run.store, refs, encoder, dead, run.cache)
-    run.progress.stage("calibrate", 1, "index")
-    calibration = calibrate(encoder, shards, calibration_settings(run.config.index))
-    run.progress.advance(1)
-    return calibration
-
-
-def _drift(run: Run, encoder: Encoder, refs: Sequence[IndexShardRef]) -> Drift:
-    """How far all rows of the index are from those the encoder was fitted on, from the shards' receipts."""
-    ones_B, sum_D = np.zeros(encoder.bits, dtype=np.int64), np.zeros(encoder.d)
-    rows, crowding = 0, 0.0
-    for ref in refs:
-        receipt = read_receipt(run.store, REDUCE_STAGE, ref.key)
-        if receipt is None:
-            raise DataCorrupt(
-                f"index shard {ref.key} of the parent snapshot has lost its receipt or a file",
-                fix="run again with --refit to build the index shards anew from the embeddings",
-            )
-        ones_B += np.asarray(receipt.facts["ones"], dtype=np.int64)
-        sum_D += np.asarray(receipt.facts["sum"], dtype=np.float64)
-        crowding += ref.rows * float(receipt.facts["list_imbalance"])
-        rows += ref.rows
-    return Drift(
-        mean_shift=0.0 if encoder.recipe == "sign" else mean_shift(sum_D, rows, encoder.mean_D),
-        bit_imbalance=bit_balance(ones_B, rows),
-        list_imbalance=crowding / rows if rows else 1.0,
-    )
 
 
 def _shard_ref(task: ReduceTask, receipt: Receipt) -> IndexShardRef:

@@ -118,6 +118,9 @@ class IndexConfig(_Section):
     max_candidates: int | None = Field(
         None, ge=1, description="the budget for C; from the catalog's size if absent"
     )
+    calibrate_nights: int = Field(
+        7, ge=1, description="C and probes are chosen anew by so many publications; 1 is every time"
+    )
     seed: int = Field(0, description="chooses the fit sample, the rotation and the calibration queries")
     refit: bool = Field(default=False, description="fit a new encoder, rebuild all index shards")
 

@@ -220,9 +220,7 @@ def _publish(
         while True:
             point = replace(draft, candidates=candidates, probes=probes)
             searcher = Searcher(encoder, shards, point, threads=threads)
-            found[k] = bootstrap.interval(
-                _search_recall(searcher, queries, k, bound[:, k - 1], candidates[k])
-            )
+            found[k] = bootstrap.interval(search_recall(searcher, queries, k, bound[:, k - 1], candidates[k]))
             spent = candidates[k] >= limit and probes.get(k, most) >= most
             if found[k].low >= draft.target or spent:
                 break
@@ -267,7 +265,7 @@ def _filtered(
         bound = nearby.distance_QK[:, point.k - 1]
         searcher = Searcher(encoder, fewer, point, threads=threads)
         while True:
-            recall = bootstrap.interval(_search_recall(searcher, queries, point.k, bound, n))
+            recall = bootstrap.interval(search_recall(searcher, queries, point.k, bound, n))
             if recall.mean >= point.target or n >= _limit(point, point.k):
                 break
             n = min(2 * n, _limit(point, point.k))
@@ -283,7 +281,7 @@ def _shortfall(draft: Calibration, measured: Interval) -> str:
     )
 
 
-def _search_recall(
+def search_recall(
     searcher: Searcher, queries: QuerySet, k: int, bound_Q: Float32Array, candidates: int
 ) -> FloatArray:
     """Share of the k results of each query that are at most as far as its exact k-th neighbour."""

@@ -76,6 +76,8 @@ class Calibration:
     """Published: mean and 95 % interval through the real search on the verification queries, for each k."""
     filtered: tuple[FilteredPoint, ...]
     """The same at k where a filter leaves fewer rows, the largest share first."""
+    kept: int = 0
+    """How many nights have kept the point since it was chosen: ``ann_recall`` is tonight's all the same."""
 
     def candidates_for(self, k: int, n_live: int | None = None) -> tuple[int | None, str]:
         """C for any k, and a warning where that C was not measured; (None, "") for exact search.

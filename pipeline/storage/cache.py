@@ -1,9 +1,9 @@
 """Keeps the cache folder of downloads within its size: what was used longest ago goes first.
 
 Ours to remove are files whose name is a sha256 (`receipts.fetch` names its copies so and marks every use by
-the time of change), the neighbours that `evaluate index` keeps, and what a killed download left. A file that
-was used within the hour stays, so that no process loses what it has just been told to open; a mapped file
-that goes all the same stays readable.
+the time of change), the neighbours that `evaluate index` and a night keep, and what a killed download left.
+A file that was used within the hour stays, so that no process loses what it has just been told to open; a
+mapped file that goes all the same stays readable.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ IN_USE_S = 3_600.0
 _ABANDONED_S = 86_400.0
 _ENTRY = re.compile(r"[0-9a-f]{64}")
 _TRUTHS = "ground-truth"
-_TRUTH = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.npy")
+_TRUTH = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.np[yz]")
 _ASIDE = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{32}")
 
 

@@ -1,5 +1,6 @@
 """Nights of a collection in one process: a source, a store, a tiny model; each night is checked."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from pipeline.storage.probe import prepare_store
 from pipeline.telemetry import EventLog
 from tests.support.inline_pool import InlinePool
 from tests.support.models import pool_model
+from tests.support.tiny_catalogs import jpeg, write_folder
 
 
 class Silence:
@@ -153,3 +155,20 @@ def live(collection: Collection, night: Night) -> dict[str, str]:
     """Id -> sha256 of the bytes whose vector is live."""
     table = collection.open(night).live
     return dict(zip(table["image_id"].to_pylist(), table["content_digest"].to_pylist(), strict=True))
+
+
+def sha(data: bytes) -> str:
+    """The sha256 of image bytes, as ``live`` tells it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def photos(*numbers: int) -> dict[str, bytes]:
+    """Different photos by file name."""
+    return {f"{number:03d}.jpg": jpeg(number) for number in numbers}
+
+
+def photo_shop(folder: Path) -> Collection:
+    """A folder of 30 photos, not yet indexed."""
+    collection = Collection(folder)
+    write_folder(collection.source, photos(*range(30)))
+    return collection
