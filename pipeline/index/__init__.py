@@ -10,6 +10,7 @@
 - ``sample``     which rows fit the encoder, which ones measure it: decided by id, the same every night
 - ``encoder``    float vector to bits
 - ``rotation``   random rotations; ``itq`` a learnt one
+- ``columns``    lists and codes of many rows, compiled
 - ``lists``      the coarse quantiser of the lists form
 - ``balance``    whether an encoder still suits the rows
 - ``int8``       vectors rounded to 8 bits

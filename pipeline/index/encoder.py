@@ -27,6 +27,8 @@ import numpy as np
 from pipeline.errors import DataCorrupt, UsageError
 from pipeline.fingerprint import digest, sha256_hex
 from pipeline.index.arrays import ByteArray, Float32Array, FloatArray, VectorArray
+from pipeline.index.columns import COMPILED_FROM, signs
+from pipeline.index.compiled import available
 from pipeline.index.itq import fit_itq
 from pipeline.index.lists import fit_centroids
 from pipeline.index.rotation import VECTOR_GRID, on_grid, random_rotation
@@ -88,6 +90,8 @@ class Encoder:
                 f"the encoder takes vectors of {self.d} dimensions, got an array of shape {x_ND.shape}",
                 "use the model that the index was built with",
             )
+        if self.rotation_BD is not None and len(x_ND) >= COMPILED_FROM and available():
+            return signs(x_ND, self.mean_D, self.rotation_BD, self.thresholds_B)
         codes_NW = np.empty((len(x_ND), self.bits // 8), dtype=np.uint8)
         for block in _blocks(len(x_ND), self.bits):
             bits_NB = self._values(x_ND[block]) > self.thresholds_B

@@ -4,20 +4,21 @@ A distance is the squared L2 distance computed in float64 from the stored vector
 one function, `pair_distances`; search by brute force and the second stage of the sieve both rank by it, so
 they agree bit for bit. Float32 arithmetic only decides for which rows it is worth calling:
 
-1. For a block of rows, distances to all queries by a float32 matrix product.
-2. Rows that could be among the k best, given the proven error of step 1, get their distance from
-   `pair_distances`.
-3. Keep the k best of each query by (distance, image id); the k-th bounds step 2 of the next block.
+1. For a block of rows, distances to all queries by a float32 matrix product. Rows that could be among the k
+   best, given the proven error of the product, are kept; the k-th of these bounds the next block.
+2. What is left, hardly more than k rows of each query, gets its distance from `pair_distances`.
+3. The k best of each query by (distance, image id).
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.index.arrays import Float32Array, IntArray, VectorArray
+from pipeline.index.arrays import BoolArray, Float32Array, IntArray, VectorArray
 from pipeline.index.order import (
     Neighbours,
     nearest_pairs,
+    position_in_query,
     row_of,
     shard_of,
     to_neighbours,
@@ -27,7 +28,8 @@ from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut
 
 _QUERY_BLOCK = 1_024
-_BLOCK_ELEMENTS = 1 << 23  # float32 distances of one block: 32 MiB
+_BLOCK_ELEMENTS = 1 << 20  # float32 distances of one block: 4 MiB
+_CROWD = 3  # times as many pairs as there are neighbours: then rows tie
 _PAIR_ELEMENTS = 1 << 21  # float64 differences held at once: 16 MiB
 
 
@@ -122,59 +124,93 @@ def pairs_at_distance(
     """All live rows at exactly ``distance_Q`` from each query, as (query_M, place_M) block by block."""
     margin = float32_margin(xq_QD.shape[1])
     for q0 in range(0, len(xq_QD), _QUERY_BLOCK):
-        queries = slice(q0, q0 + _QUERY_BLOCK)
-        for number, row_N, rough_QN in _rough_distances(
-            shards, xq_QD[queries], _rows_of(excluded_QE, queries)
-        ):
-            near = np.abs(rough_QN - distance_Q[queries, None]) <= margin
-            query_M, column_M = np.nonzero(near)
+        asking_QD = xq_QD[q0 : q0 + _QUERY_BLOCK]
+        distance_B = distance_Q[q0 : q0 + _QUERY_BLOCK]
+        rough_B1 = (distance_B - np.einsum("qd,qd->q", asking_QD, asking_QD))[:, None]
+        for number, row_N, rough_QN in _rough_distances(shards, asking_QD):
+            query_M, column_M = _where(np.abs(rough_QN - rough_B1) <= margin)
             place_M = to_place(number, row_N[column_M])
-            exact_M = place_distances(shards, xq_QD[queries], query_M, place_M)
-            at = exact_M == distance_Q[queries][query_M]
-            yield query_M[at] + q0, place_M[at]
+            exact_M = place_distances(shards, asking_QD, query_M, place_M)
+            at_M = exact_M == distance_B[query_M]
+            if excluded_QE is not None:
+                at_M &= (place_M[:, None] != excluded_QE[q0 + query_M]).all(axis=1)
+            yield query_M[at_M] + q0, place_M[at_M]
 
 
 def _nearest_block(
     shards: Sequence[IndexShard], xq_QD: Float32Array, k: int, excluded_QE: IntArray | None
 ) -> Neighbours:
-    shape_QK, margin = (len(xq_QD), k), float32_margin(xq_QD.shape[1])
-    best_M = _no_pairs()
-    bound_Q = np.full(len(xq_QD), np.inf, dtype=np.float32)  # no row further than this is among the k best
-    for number, row_N, rough_QN in _rough_distances(shards, xq_QD, excluded_QE):
-        own_bound_Q = bound_Q
-        if not np.isfinite(bound_Q).all() and rough_QN.shape[1] > k:
-            own_bound_Q = np.minimum(bound_Q, np.partition(rough_QN, k - 1, axis=1)[:, k - 1] + margin)
-        query_M, column_M = np.nonzero((rough_QN <= (own_bound_Q + margin)[:, None]) & np.isfinite(rough_QN))
-        if len(query_M) == 0:
-            continue
-        place_M = to_place(number, row_N[column_M])
-        distance_M = place_distances(shards, xq_QD, query_M, place_M)
-        query_M = np.concatenate((best_M[0], query_M))
-        distance_M = np.concatenate((best_M[1], distance_M))
-        place_M = np.concatenate((best_M[2], place_M))
-        kept_M, position_M = nearest_pairs(query_M, distance_M, place_M, shards, k)
-        best_M = (query_M[kept_M], distance_M[kept_M], place_M[kept_M])
-        last = position_M == k - 1
-        bound_Q[best_M[0][last]] = best_M[1][last]
-    return to_neighbours(*best_M, shards, shape_QK)
+    near = _Near(shards, xq_QD, k)
+    n_asked = k + (0 if excluded_QE is None else excluded_QE.shape[1])
+    for number, row_N, rough_QN in _rough_distances(shards, xq_QD):
+        bound_Q = near.bound_Q
+        if rough_QN.shape[1] > n_asked and np.isinf(bound_Q).any():
+            own_Q = np.partition(rough_QN, n_asked - 1, axis=1)[:, n_asked - 1]
+            bound_Q = np.minimum(bound_Q, own_Q + near.slack)
+        query_M, column_M = _where(rough_QN <= bound_Q[:, None])
+        place_M, rough_M = to_place(number, row_N[column_M]), rough_QN[query_M, column_M]
+        if excluded_QE is not None and len(query_M):
+            stays_M = (place_M[:, None] != excluded_QE[query_M]).all(axis=1)
+            query_M, place_M, rough_M = query_M[stays_M], place_M[stays_M], rough_M[stays_M]
+        near.add(query_M, rough_M, place_M)
+    return near.neighbours()
+
+
+class _Near:
+    """Pairs of a query and a row that can be among its k nearest, by a float32 distance less |q|^2."""
+
+    def __init__(self, shards: Sequence[IndexShard], xq_QD: Float32Array, k: int) -> None:
+        self._shards, self._xq_QD, self._k = shards, xq_QD, k
+        self.slack = 2 * float32_margin(xq_QD.shape[1])
+        """If k rows are at most r away roughly, the k nearest rows are at most r + slack away roughly."""
+        self.bound_Q = np.full(len(xq_QD), np.inf, dtype=np.float32)
+        """No row farther than this is among the k nearest."""
+        self._pairs = _no_pairs()
+        self._new: list[tuple[IntArray, Float32Array, IntArray]] = []
+
+    def add(self, query_M: IntArray, rough_M: Float32Array, place_M: IntArray) -> None:
+        """Pairs within the bound, which falls whenever there are about as many new ones as can stay."""
+        self._new.append((query_M, rough_M, place_M))
+        if sum(len(new[0]) for new in self._new) >= self._k * len(self.bound_Q):
+            self._tighten()
+
+    def neighbours(self) -> Neighbours:
+        """The k nearest of each query, by exact distance."""
+        self._tighten()
+        query_M, _, place_M = self._pairs
+        distance_M = place_distances(self._shards, self._xq_QD, query_M, place_M)
+        return to_neighbours(query_M, distance_M, place_M, self._shards, (len(self.bound_Q), self._k))
+
+    def _tighten(self) -> None:
+        query_M, rough_M, place_M = (np.concatenate(c) for c in zip(self._pairs, *self._new, strict=True))
+        order_M = np.lexsort((rough_M, query_M))
+        last_M = order_M[position_in_query(query_M[order_M]) == self._k - 1]
+        self.bound_Q[query_M[last_M]] = rough_M[last_M] + self.slack
+        kept_M = np.flatnonzero(rough_M <= self.bound_Q[query_M])
+        if len(kept_M) > _CROWD * self._k * len(self.bound_Q):  # copies: only exact distance and id decide
+            distance_M = place_distances(self._shards, self._xq_QD, query_M[kept_M], place_M[kept_M])
+            best, _ = nearest_pairs(query_M[kept_M], distance_M, place_M[kept_M], self._shards, self._k)
+            kept_M = kept_M[best]
+        self._pairs, self._new = (query_M[kept_M], rough_M[kept_M], place_M[kept_M]), []
 
 
 def _rough_distances(
-    shards: Sequence[IndexShard], xq_QD: Float32Array, excluded_QE: IntArray | None
+    shards: Sequence[IndexShard], xq_QD: Float32Array
 ) -> Iterator[tuple[int, IntArray, Float32Array]]:
-    """Float32 distances block by block: (shard, live rows, [Q, rows]); infinite where excluded."""
-    step = max(1_024, min(1 << 16, _BLOCK_ELEMENTS // max(1, len(xq_QD))))
-    square_Q1 = np.einsum("qd,qd->q", xq_QD, xq_QD)[:, None]
+    """Float32 distances less |q|^2, block by block that fits into a cache: (shard, live rows, [Q, rows])."""
+    step = max(1_024, min(1 << 13, _BLOCK_ELEMENTS // max(1, len(xq_QD))))
     for number, shard in enumerate(shards):
         for row_N in _live_blocks(shard, step):
             x_ND = np.asarray(shard.vectors_ND[_as_slice(row_N)], dtype=np.float32)
-            rough_QN = xq_QD @ x_ND.T
-            rough_QN *= -2.0
+            rough_QN = (-2 * xq_QD) @ x_ND.T
             rough_QN += np.einsum("nd,nd->n", x_ND, x_ND)
-            rough_QN += square_Q1
-            if excluded_QE is not None:
-                _exclude(rough_QN, excluded_QE, number, row_N)
             yield number, row_N, rough_QN
+
+
+def _where(true_QN: BoolArray) -> tuple[IntArray, IntArray]:
+    """`numpy.nonzero`, several times as fast where little is true."""
+    at_M = np.flatnonzero(true_QN)
+    return np.divmod(at_M, max(1, true_QN.shape[1]))
 
 
 def _live_blocks(shard: IndexShard, step: int) -> Iterator[IntArray]:
@@ -191,13 +227,6 @@ def _as_slice(row_N: IntArray) -> slice | IntArray:
     """Ascending rows as a slice where none is missing between them: a view instead of a copy."""
     first, last = int(row_N[0]), int(row_N[-1])
     return slice(first, last + 1) if last - first + 1 == len(row_N) else row_N
-
-
-def _exclude(rough_QN: Float32Array, excluded_QE: IntArray, number: int, row_N: IntArray) -> None:
-    row_QE = np.where(shard_of(excluded_QE) == number, row_of(excluded_QE), -1)
-    column_QE = np.minimum(np.searchsorted(row_N, row_QE), len(row_N) - 1)
-    query_M, nth_M = np.nonzero(row_N[column_QE] == row_QE)
-    rough_QN[query_M, column_QE[query_M, nth_M]] = np.inf
 
 
 def _rows_of(array: IntArray | None, rows: slice) -> IntArray | None:

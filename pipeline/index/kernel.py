@@ -4,14 +4,14 @@ With the extra ``kernel`` (numba) the scan compares codes at about the speed of 
 it `plain` does the same with Faiss and numpy: slower, and equal to the last tie.
 """
 
-import sys
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from pipeline.index import compiled
 from pipeline.index.arrays import BoolArray, ByteArray, Float32Array, Int32Array, IntArray
 from pipeline.index.encoder import Encoder
 from pipeline.index.lists import GRID
@@ -25,14 +25,7 @@ _MAX_ROWS = 1 << 31
 _KINDS = {"float32": np.empty(0, dtype=np.float32), "float16": np.empty(0, dtype=np.uint16)}
 
 
-@cache
-def available() -> bool:
-    """Whether kernels can be compiled here: numba is installed and the processor little-endian."""
-    try:
-        import pipeline.index.kernel_jit  # noqa: F401
-    except ImportError:
-        return False
-    return sys.byteorder == "little"
+available = compiled.available
 
 
 def can_scan(shard: IndexShard, width: int) -> bool:

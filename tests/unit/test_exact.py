@@ -7,7 +7,13 @@ import pytest
 
 from pipeline.index import exact
 from pipeline.index.encoder import fit_encoder
-from pipeline.index.exact import float32_margin, nearest, pair_distances, pairs_at_distance
+from pipeline.index.exact import (
+    float32_margin,
+    nearest,
+    pair_distances,
+    pairs_at_distance,
+    place_distances,
+)
 from pipeline.index.order import NOWHERE, ids_at
 from tests.support.index_shards import open_shard, unit_rows
 
@@ -79,3 +85,24 @@ def test_pairs_at_a_distance_are_all_copies_that_are_alive(tmp_path: Path) -> No
     pairs = pairs_at_distance([shard], x_ND[[0, 3]], np.zeros(2, dtype=np.float32))
     found = {(int(q), int(p)) for query_M, place_M in pairs for q, p in zip(query_M, place_M, strict=True)}
     assert found == {(0, 0), (1, 3), *((1, row) for row in range(10, 20) if row != 12)}
+
+
+def test_copies_of_a_neighbour_do_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 copies of the row that asks: of all that tie only the first by id go on, block by block."""
+    x_ND = np.repeat(unit_rows(2, 8, seed=0), [20_000, 20], axis=0)
+    ids = [f"{i:05d}" for i in np.random.default_rng(0).permutation(len(x_ND))]
+    shard = open_shard(tmp_path, ids, x_ND, fit_encoder(x_ND, bits=16))
+    asked: list[int] = []
+
+    def counted(shards: object, xq_QD: object, query_M: np.ndarray, place_M: np.ndarray) -> object:
+        asked.append(len(place_M))
+        return place_distances(shards, xq_QD, query_M, place_M)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exact, "place_distances", counted)
+    found = nearest([shard], np.repeat(x_ND[:1], 3, axis=0), 5)
+    assert found.place_QK.tolist() == [found.place_QK[0].tolist()] * 3
+    first = sorted(ids[:20_000])[:5]
+    assert ids_at([shard], found.place_QK[0]).to_pylist() == first
+    assert max(asked) < 3 * (1 << 13) + 100
