@@ -8,9 +8,9 @@ import typer
 
 from jobs.evaluate.index_words import index_in_words
 from jobs.evaluate.page import write_page
+from jobs.evaluate.subject import numbers
 from jobs.output import print_result, say
 from jobs.place import Collection, Config, Store, find_place
-from pipeline.errors import UsageError
 from pipeline.evaluate.evaluation import Estimate
 from pipeline.evaluate.index_quality import IndexQuality, evaluate_index
 from pipeline.evaluate.index_queries import fresh_queries, neighbour_distances
@@ -36,7 +36,7 @@ def command(
     Example: bitsieve evaluate index --store index/ -k 1,10,100
     """
     snapshot = find_place(store, collection, config).snapshot(sequence)
-    quality, result = index_report(snapshot, _numbers(ks), n_queries, seed)
+    quality, result = index_report(snapshot, numbers(ks), n_queries, seed)
     if output is not None:
         write_page(output, index_document(result, _curve_facts(snapshot, quality)), result, snapshot)
     for warning in result["warnings"]:
@@ -77,18 +77,6 @@ def index_report(
         "staleness": asdict(_staleness(snapshot)),
     }
     return quality, result | {"warnings": _warnings(snapshot, quality)}
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(sorted({int(number) for number in text.split(",")}))
-    except ValueError:
-        found = ()
-    if not found or found[0] < 1:
-        raise UsageError(
-            f"-k takes whole numbers from 1 with commas between, got {text!r}", fix="as in -k 1,10"
-        )
-    return found
 
 
 def _staleness(snapshot: OpenSnapshot) -> Staleness:

@@ -11,9 +11,11 @@ from pipeline.snapshot.open import OpenSnapshot
 
 
 def write_page(
-    output: Path, document: Document, result: Mapping[str, object], snapshot: OpenSnapshot
+    output: Path, document: Document, result: Mapping[str, object], *snapshots: OpenSnapshot
 ) -> None:
-    """Writes the page to ``output``, with small pictures from the snapshot's source, and the JSON beside it.
+    """Writes the page to ``output``, with small pictures from the snapshots' sources, and the JSON beside it.
+
+    A picture comes from the first of the snapshots that has its id.
 
     Raises:
         UsageError: ``output`` ends in ``.json``, the name of the file beside it, or cannot be written.
@@ -22,7 +24,10 @@ def write_page(
         raise UsageError(
             f"{output} is to be an HTML page; the JSON is written beside it", fix="-o report.html"
         )
-    page = render_html(document, thumbnails(snapshot, sorted(document.image_ids())))
+    pictures: dict[str, str] = {}
+    for snapshot in snapshots:
+        pictures |= thumbnails(snapshot, sorted(document.image_ids() - pictures.keys()))
+    page = render_html(document, pictures)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(page, encoding="utf-8")

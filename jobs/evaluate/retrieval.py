@@ -6,14 +6,19 @@ from typing import Annotated
 import typer
 
 from jobs.evaluate.page import write_page
-from jobs.evaluate.subject import label_column, labelled_vectors
+from jobs.evaluate.ranking_ray import rank_on_ray
+from jobs.evaluate.retrieval_question import RetrievalQuestion, SnapshotRef
+from jobs.evaluate.subject import label_column, named_snapshot, numbers, read_text
 from jobs.output import print_result
 from jobs.place import Collection, Config, Store, find_place
 from jobs.run import software_versions
+from pipeline.cluster.pool import ClusterOptions
+from pipeline.errors import UsageError
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
+from pipeline.evaluate.judgements_file import read_ids, read_judgements
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
 from pipeline.evaluate.report.retrieval_page import retrieval_document
-from pipeline.evaluate.retrieval import Subject, evaluate_retrieval
+from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval, rank_here
 from pipeline.snapshot.open import OpenSnapshot
 
 _SHOWN = ("success@1", "success@10", "map", "r_precision", "precision@10", "recall@10", "ndcg@10")
@@ -22,52 +27,141 @@ _SHOWN = ("success@1", "success@10", "map", "r_precision", "precision@10", "reca
 def command(
     store: Store,
     label: Annotated[str | None, typer.Option(help="Attribute that makes two images relevant.")] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="Who asks: another COLLECTION or COLLECTION@SNAPSHOT of the store.")
+    ] = None,
+    qrels: Annotated[
+        Path | None, typer.Option(help="Judgements: query, image, grade; in place of the label.")
+    ] = None,
+    junk: Annotated[
+        Path | None, typer.Option(help="Image ids, one a line, that are neither right nor wrong.")
+    ] = None,
+    collapse: Annotated[
+        str | None, typer.Option(help="Rank values of this attribute, such as products, not images.")
+    ] = None,
+    slices: Annotated[
+        list[str] | None, typer.Option("--slice", help="Attribute to look into; may be repeated.")
+    ] = None,
+    ks: Annotated[str, typer.Option("-k", help="More depths to measure at, with commas.")] = "",
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="How many queries are drawn; all if absent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample and the intervals.")] = 0,
+    ray: Annotated[bool, typer.Option("--ray", help="Rank the queries on Ray actors.")] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; embedded Ray if absent. Implies --ray.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many actors; one per core if absent.")
+    ] = None,
     collection: Collection = None,
     config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Retrieval metrics, leave-one-out over the whole snapshot with exact search, and a page with pictures.
+    """Retrieval metrics with exact search, leave-one-out or by a query set, and a page with pictures.
 
     Example: bitsieve evaluate retrieval --store index/ --label identity -o report.html
     """
-    snapshot = find_place(store, collection, config).snapshot(sequence)
-    report = retrieval_report(snapshot, label)
+    if workers is not None and not (ray or ray_address):
+        raise UsageError("--workers counts Ray actors, and there are none", fix="add --ray")
+    place = find_place(store, collection, config)
+    snapshot = place.snapshot(sequence)
+    asking = None if queries is None else named_snapshot(place, queries)
+    question = RetrievalQuestion(
+        base=SnapshotRef.of(snapshot),
+        label=None if qrels is not None and label is None else label_column(snapshot, label),
+        queries=None if asking is None else SnapshotRef.of(asking),
+        judgements=None if qrels is None else read_judgements(read_text(qrels), str(qrels)),
+        junk=frozenset() if junk is None else read_ids(read_text(junk), str(junk)),
+        collapse=collapse,
+        sliced_by=tuple(slices or ()),
+        sample=sample,
+        options=Options(seed=seed, ks=numbers(ks) if ks else ()),
+    )
+    cluster = ClusterOptions(address=ray_address, n_workers=workers) if ray or ray_address else None
+    report = answered(snapshot, question, cluster)
     if output is not None:
-        write_report(snapshot, report, output)
+        write_report(snapshot, report, output, asking)
     shown = [_line(name, report) for name in _SHOWN]
     where = [f"report: {output}"] if output is not None else []
-    head = f"{report.n_queries} queries over {report.n_images} images, label {report.label}"
-    print_result(report.to_json(), "\n".join([head, *shown, *where]), as_json=as_json)
+    right = "judged pairs" if report.judged else f"label {report.label}"
+    head = f"{report.n_queries} queries over {report.n_images} images, {right}"
+    print_result(report.to_json(), "\n".join([head, *shown, *_left_out(report), *where]), as_json=as_json)
 
 
 def retrieval_report(snapshot: OpenSnapshot, label: str | None) -> EvaluationReport:
-    """Evaluates the snapshot by ``label``, or by the label it was indexed with.
+    """Evaluates the snapshot by ``label``, or by the label it was indexed with, leave-one-out.
 
     Raises:
         UsageError: no label, or nothing that could be found.
     """
-    column, content = label_column(snapshot, label), snapshot.content
-    point = content.operating_point()
-    found = point.ann_recall.get(10)
+    base = SnapshotRef.of(snapshot)
+    return answered(snapshot, RetrievalQuestion(base=base, label=label_column(snapshot, label)), None)
+
+
+def answered(
+    snapshot: OpenSnapshot, question: RetrievalQuestion, cluster: ClusterOptions | None
+) -> EvaluationReport:
+    """Answers a question about a snapshot, here or on Ray.
+
+    Raises:
+        UsageError: nothing could be found, or nothing could be wrong; another model made the query set.
+    """
+    content = snapshot.content
+    if question.queries is not None and question.queries.manifest.content.model.id != content.model.id:
+        theirs = question.queries.manifest.content.model
+        raise UsageError(
+            f"the queries were embedded by {theirs.name} ({theirs.id[:12]}), the images by "
+            f"{content.model.name} ({content.model.id[:12]}): their distances mean nothing",
+            fix="embed both with one model",
+        )
+    posed, found = question.posed(), content.operating_point().ann_recall.get(10)
     return evaluate_retrieval(
-        labelled_vectors(snapshot, column),
+        posed.base,
         Subject(
-            label=column,
+            label=posed.label,
             model_id=content.model.id,
             snapshot=snapshot.manifest.sequence,
             digest=snapshot.manifest.digest,
             software=software_versions(),
         ),
+        asked=posed.asked,
         ann_recall=None if found is None else Estimate(mean=found.mean, low=found.low, high=found.high),
+        options=posed.options,
+        rank=rank_here if cluster is None else rank_on_ray(question, cluster),
     )
 
 
-def write_report(snapshot: OpenSnapshot, report: EvaluationReport, output: Path) -> None:
-    """Writes the page to ``output`` and the JSON beside it."""
+def write_report(
+    snapshot: OpenSnapshot, report: EvaluationReport, output: Path, asking: OpenSnapshot | None = None
+) -> None:
+    """Writes the page to ``output`` and the JSON beside it; ``asking`` has the pictures of the queries."""
     document = retrieval_document(report, index=_index_facts(snapshot), run=_run_facts(snapshot))
-    write_page(output, document, report.to_json(), snapshot)
+    write_page(output, document, report.to_json(), snapshot, *([] if asking is None else [asking]))
+
+
+def _left_out(report: EvaluationReport) -> list[str]:
+    """What was not judged, and why."""
+    counts = [
+        (
+            report.n_without_label,
+            "queries without a judgement" if report.judged else "images without the label",
+        ),
+        (report.n_queries_without_relevants, "queries with nothing to find"),
+        (report.n_not_drawn, "queries not drawn"),
+        (report.n_unknown_queries, "judged queries that are no images here"),
+        (report.n_unknown_images, "judged images that are not here"),
+        (report.n_junk, "junk images"),
+    ]
+    said = [f"{n} {what}" for n, what in counts if n]
+    lines = [f"  left out: {', '.join(said)}"] if said else []
+    if report.unjudged_at_10 is not None:
+        lines.append(
+            f"  unjudged@10   {report.unjudged_at_10.mean:.4f} of the first ten were judged by nobody"
+        )
+    return lines
 
 
 def _line(name: str, report: EvaluationReport) -> str:

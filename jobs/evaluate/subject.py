@@ -1,9 +1,20 @@
-"""What is evaluated: the live images of a snapshot, their vectors and labels."""
+"""What is evaluated: the live images of a snapshot, their vectors, labels and groups."""
 
+from pathlib import Path
+
+import pyarrow as pa
+
+from jobs.place import Place
 from jobs.search_answers import labels_of
+from jobs.session import open_snapshot
 from pipeline.errors import UsageError
 from pipeline.evaluate.ranking import LabelledVectors
+from pipeline.snapshot.conditions import check_column
 from pipeline.snapshot.open import OpenSnapshot
+from pipeline.snapshot.selection import values_of
+
+GROUP = "group_id"
+"""The attribute that says which images show one product, where a catalog has it."""
 
 
 def label_column(snapshot: OpenSnapshot, label: str | None) -> str:
@@ -18,8 +29,84 @@ def label_column(snapshot: OpenSnapshot, label: str | None) -> str:
     return column
 
 
-def labelled_vectors(snapshot: OpenSnapshot, column: str) -> LabelledVectors:
-    """All live images with their vectors and the attribute ``column``, None where it is absent."""
+def group_column(snapshot: OpenSnapshot, collapse: str | None) -> str | None:
+    """The attribute that groups images: the one asked for, ``group_id`` where there is one, or none.
+
+    Raises:
+        UsageError: the catalog does not have the one asked for.
+    """
+    has_group = GROUP in snapshot.attributes.schema.names
+    if collapse is None or (collapse == "group" and "group" not in snapshot.attributes.schema.names):
+        return GROUP if has_group or collapse else None
+    check_column(snapshot.attributes, collapse)
+    return collapse
+
+
+def labelled_vectors(snapshot: OpenSnapshot, column: str | None, group: str | None = None) -> LabelledVectors:
+    """All live images with their vectors, and the attributes ``column`` and ``group`` as text.
+
+    Raises:
+        UsageError: the catalog has no such attribute.
+    """
     ids = snapshot.live["image_id"].to_pylist()
-    labels = labels_of(snapshot, ids, column)
-    return LabelledVectors(x_ND=snapshot.vectors, ids=ids, labels=[labels.get(image_id) for image_id in ids])
+    labels = {} if column is None else labels_of(snapshot, ids, column)
+    groups = None if group is None else labels_of(snapshot, ids, group)
+    return LabelledVectors(
+        x_ND=snapshot.vectors,
+        ids=ids,
+        labels=[labels.get(image_id) for image_id in ids],
+        groups=None if groups is None else [groups.get(image_id) for image_id in ids],
+    )
+
+
+def attribute_of(snapshot: OpenSnapshot, column: str) -> list[object]:
+    """An attribute of all live images, in their order.
+
+    Raises:
+        UsageError: the catalog has no such attribute.
+    """
+    check_column(snapshot.attributes, column)
+    ids = pa.array(snapshot.live["image_id"].to_pylist(), type=pa.string())
+    values: list[object] = values_of(snapshot.attributes, column, ids).to_pylist()
+    return values
+
+
+def named_snapshot(place: Place, which: str) -> OpenSnapshot:
+    """The snapshot that ``COLLECTION`` or ``COLLECTION@SEQUENCE`` of a store names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    collection, at, number = which.partition("@")
+    if at and not number.isdecimal():
+        raise UsageError(f"{which!r} names no snapshot", fix="as in main or main@12")
+    return open_snapshot(place.uri, collection, int(number) if at else None)
+
+
+def read_text(path: Path) -> str:
+    """A file that the command line names.
+
+    Raises:
+        UsageError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"cannot read {path}: {exc}") from exc
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 with commas between, ascending, as `-k` takes them.
+
+    Raises:
+        UsageError: it is anything else.
+    """
+    try:
+        found = tuple(sorted({int(number) for number in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or found[0] < 1:
+        raise UsageError(
+            f"-k takes whole numbers from 1 with commas between, got {text!r}", fix="as in -k 1,10"
+        )
+    return found

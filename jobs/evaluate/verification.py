@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.evaluate.page import write_page
-from jobs.evaluate.subject import label_column, labelled_vectors
+from jobs.evaluate.subject import label_column, labelled_vectors, read_text
 from jobs.output import print_result
 from jobs.place import Collection, Config, Store, find_place
 from jobs.run import software_versions
@@ -72,15 +72,8 @@ def verification_report(
     )
     if pairs is None:
         return verify_all_pairs(labelled_vectors(snapshot, label_column(snapshot, label)), subject, options)
-    listed = read_pairs(_text(pairs), str(pairs), id_template)
+    listed = read_pairs(read_text(pairs), str(pairs), id_template)
     return verify_pairs(listed, snapshot.live["image_id"].to_pylist(), snapshot.vectors, subject, options)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"cannot read the list of pairs {path}: {exc}") from exc
 
 
 def _checked(fars: "list[float] | tuple[float, ...]") -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.errors import DataCorrupt
 from pipeline.evaluate.aggregate import MetricSummary
 
-_ANN_RECALL = "ann_recall@10"
+_KEYS = {"ann_recall_at_10": "ann_recall@10", "unjudged_at_10": "unjudged@10"}
 
 
 class Mode(StrEnum):
@@ -34,6 +34,16 @@ class Estimate:
     mean: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Measures of the queries whose attribute ``column`` is ``value``."""
+
+    column: str
+    value: str
+    n_queries: int
+    metrics: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +87,8 @@ class EvaluationReport:
 
     Attributes:
         n_queries: Queries judged.
-        metrics: By name: map, r_precision, map_at_r, mrr, success@1, success@5, success@10, recall@10,
-            precision@10, ndcg@10.
+        metrics: By name: map, map@10, r_precision, map_at_r, mrr, success@1, success@5, success@10,
+            recall@10, precision@10, ndcg@10, and the same at each k that was asked for.
         ann_recall_at_10: Quality of the index, measured elsewhere; None where there is no index.
         mode: Who asked whom.
         n_images: Images in the base.
@@ -95,6 +105,16 @@ class EvaluationReport:
         worst_classes: Lowest mean average precision first.
         best_classes: Highest first; no class is in both.
         gallery: Queries to look at.
+        judged: Whether judgements of pairs said what is relevant, and not a label.
+        unjudged_at_10: Share of the first 10 results that nobody judged; None by label.
+        n_unknown_queries: Judged queries that are not among the images, not counted elsewhere.
+        n_unknown_images: Judged images that the base does not hold; nobody is expected to find them.
+        n_junk: Images that are neither right nor wrong for anybody.
+        collapse: The attribute whose values are ranked instead of images, each at its nearest image's place.
+        resampled_by: The attribute whose values the bootstrap resamples whole; None for single queries.
+        n_resampled: How many of those there are among the queries.
+        n_not_drawn: Queries that could have been judged, where a sample of them was.
+        slices: The same measures over parts of the queries.
     """
 
     n_queries: int
@@ -115,13 +135,20 @@ class EvaluationReport:
     worst_classes: tuple[ClassScore, ...]
     best_classes: tuple[ClassScore, ...]
     gallery: tuple[GalleryQuery, ...]
+    judged: bool = False
+    unjudged_at_10: Estimate | None = None
+    n_unknown_queries: int = 0
+    n_unknown_images: int = 0
+    n_junk: int = 0
+    collapse: str | None = None
+    resampled_by: str | None = None
+    n_resampled: int = 0
+    n_not_drawn: int = 0
+    slices: tuple[Slice, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """The report as JSON values; the field names are the keys, except ``ann_recall@10``."""
-        document: dict[str, object] = {}
-        for name, value in asdict(self).items():
-            document[_ANN_RECALL if name == "ann_recall_at_10" else name] = value
-        return document
+        """The report as JSON values; the field names are the keys, with ``@10`` for ``_at_10``."""
+        return {_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, document: Mapping[str, object]) -> "EvaluationReport":
@@ -130,9 +157,8 @@ class EvaluationReport:
         Raises:
             DataCorrupt: if it is not such a document.
         """
-        fields = {
-            "ann_recall_at_10" if name == _ANN_RECALL else name: value for name, value in document.items()
-        }
+        names = {key: name for name, key in _KEYS.items()}
+        fields = {names.get(key, key): value for key, value in document.items()}
         try:
             return TypeAdapter(cls).validate_python(fields)
         except ValidationError as exc:

@@ -15,12 +15,13 @@ from pipeline.evaluate.ranking import LabelledVectors, Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
-    """Queries, base, ranking and average precision, as one argument."""
+    """Queries, base, ranking and average precision; ``n_neighbours`` of each query are shown."""
 
     queries: LabelledVectors
     base: LabelledVectors
     ranking: Ranking
     average_precision_Q: Floats
+    n_neighbours: int
 
 
 def choose_gallery(judged: Judged, *, per_kind: int) -> tuple[GalleryQuery, ...]:
@@ -65,8 +66,7 @@ def _pick(
 
 
 def _is_confused(judged: Judged, q: int) -> bool:
-    first = _first_label(judged, q)
-    return first is not None and first != _label(judged, q)
+    return _first_label(judged, q) is not None and not judged.ranking.right_QK[q, 0]
 
 
 def _first_label(judged: Judged, q: int) -> str | None:
@@ -86,8 +86,9 @@ def _image_id(judged: Judged, q: int) -> str:
 
 
 def _gallery_query(judged: Judged, q: int, kind: GalleryKind) -> GalleryQuery:
-    ranking, found = judged.ranking, judged.ranking.found
-    rows = zip(ranking.neighbours_QK[q].tolist(), ranking.distances_QK[q].tolist(), strict=True)
+    ranking, found, n = judged.ranking, judged.ranking.found, judged.n_neighbours
+    columns = (ranking.neighbours_QK, ranking.distances_QK, ranking.right_QK)
+    rows = zip(*(column_QK[q, :n].tolist() for column_QK in columns), strict=True)
     label = _label(judged, q)
     return GalleryQuery(
         kind=kind,
@@ -101,9 +102,9 @@ def _gallery_query(judged: Judged, q: int, kind: GalleryKind) -> GalleryQuery:
                 image_id=judged.base.ids[row],
                 label=judged.base.labels[row],
                 distance=distance,
-                relevant=judged.base.labels[row] == label,
+                relevant=right,
             )
-            for row, distance in rows
+            for row, distance, right in rows
             if row >= 0
         ),
     )

@@ -5,17 +5,17 @@ agree with trec_eval to six digits where trec_eval has the measure. Legend: Q qu
 over all queries, R relevant items known for a query (found or not).
 
 1. A ranking becomes ``RelevantRanks``: the 1-based ranks of the relevant items found, after ties were
-   resolved (distance, then id in UTF-8 byte order) and junk was removed.
+   resolved (distance, then id in UTF-8 byte order) and junk was removed (``ranked_ids`` does this for
+   ready-made rankings). ``GradedRanks`` says besides how good each of them is.
 2. Every measure is a function of these ranks and of R. A query with R = 0 has no value: NaN. ``aggregate``
    decides what to do with it.
 """
 
-from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -31,11 +31,13 @@ class RelevantRanks:
         ranks_H: Strictly ascending within each query.
         offsets_Q1: Query q owns ``ranks_H[offsets_Q1[q] : offsets_Q1[q + 1]]``; length Q + 1.
         n_relevant_Q: R, how many relevant items exist for each query.
+        depth: How many places were looked at; None for all of them. No measure looks deeper.
     """
 
     ranks_H: Ints
     offsets_Q1: Ints
     n_relevant_Q: Ints
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("ranks_H", "offsets_Q1", "n_relevant_Q"):
@@ -59,6 +61,8 @@ class RelevantRanks:
         steps[first] = self.ranks_H[first]
         if (steps < 1).any():
             raise ValueError("ranks must start at 1 or later and rise strictly within a query")
+        if self.depth is not None and self.ranks_H.max(initial=0) > self.depth:
+            raise ValueError(f"a rank is {self.ranks_H.max()}, beyond the depth of {self.depth}")
 
     @property
     def n_queries(self) -> int:
@@ -76,37 +80,37 @@ class RelevantRanks:
         return np.arange(1, len(self.ranks_H) + 1) - np.repeat(self.offsets_Q1[:-1], np.diff(self.offsets_Q1))
 
 
-def from_ranked_ids(
-    ids_QK: NDArray[np.int64] | NDArray[np.str_] | NDArray[np.object_],
-    relevant: Sequence[Collection[Hashable]],
-    junk: Sequence[Collection[Hashable]] | None = None,
-) -> RelevantRanks:
-    """Ranks of the relevant ids in ready-made rankings, best first.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GradedRanks:
+    """Relevant items found, with how good each is. Legend: J judged items over all queries.
 
-    Args:
-        ids_QK: Returned ids; short rows are padded at the end with a negative number, ``""`` or None.
-        relevant: The relevant ids of each query.
-        junk: Ids neither right nor wrong, removed from ``relevant`` and from the ranking, which closes up.
+    Attributes:
+        found: Where they are.
+        gains_H: The gain of each, in the order of ``found.ranks_H``.
+        judged_J: Gains of all judged items of each query, returned or not, in any order: the ideal ranking.
+        judged_offsets_Q1: Query q owns ``judged_J[judged_offsets_Q1[q] : judged_offsets_Q1[q + 1]]``.
 
     Raises:
-        ValueError: if lengths differ or an id is returned twice for a query.
+        ValueError: on lengths that differ, or gains that are negative or not finite.
     """
-    n_queries = _rows_of(ids_QK, "ids_QK")
-    junk = [()] * n_queries if junk is None else junk
-    if len(relevant) != n_queries or len(junk) != n_queries:
-        raise ValueError(
-            f"expected {n_queries} sets, got {len(relevant)} of relevant and {len(junk)} of junk ids"
-        )
-    rows = zip(ids_QK.tolist(), relevant, junk, strict=True)
-    ranks = [_ranks_in_row(row, set(wanted) - set(dropped), set(dropped)) for row, wanted, dropped in rows]
-    return RelevantRanks(
-        ranks_H=np.array([rank for row in ranks for rank in row], dtype=np.int64),
-        offsets_Q1=np.cumsum([0, *(len(row) for row in ranks)]),
-        n_relevant_Q=np.array(
-            [len(set(wanted) - set(dropped)) for wanted, dropped in zip(relevant, junk, strict=True)],
-            dtype=np.int64,
-        ),
-    )
+
+    found: RelevantRanks
+    gains_H: Floats
+    judged_J: Floats
+    judged_offsets_Q1: Ints
+
+    def __post_init__(self) -> None:
+        n_hits, n_judged = len(self.found.ranks_H), int(self.judged_offsets_Q1[-1])
+        if len(self.gains_H) != n_hits or len(self.judged_J) != n_judged:
+            got = f"{len(self.gains_H)} and {len(self.judged_J)}"
+            raise ValueError(f"expected {n_hits} gains of hits and {n_judged} of judged items, got {got}")
+        if len(self.judged_offsets_Q1) != self.found.n_queries + 1:
+            raise ValueError(
+                f"expected {self.found.n_queries + 1} offsets, got {len(self.judged_offsets_Q1)}"
+            )
+        gains = np.concatenate([self.gains_H, self.judged_J])
+        if not np.isfinite(gains).all() or (gains < 0).any():
+            raise ValueError("gains must be finite numbers that are not negative")
 
 
 def precision_at(found: RelevantRanks, k: int) -> Floats:
@@ -139,7 +143,7 @@ def average_precision(found: RelevantRanks) -> Floats:
 
 def average_precision_at(found: RelevantRanks, k: int) -> Floats:
     """Average precision where only the first k count, divided by R (trec_eval's map_cut)."""
-    _check_k(k)
+    _check_k(found, k)
     return _per_relevant(found, _sum_over_hits(found, _precision_at_hits(found) * (found.ranks_H <= k)))
 
 
@@ -167,7 +171,7 @@ def ndcg_at(found: RelevantRanks, k: int | None = None) -> Floats:
     ``k`` None means the whole list.
     """
     if k is not None:
-        _check_k(k)
+        _check_k(found, k)
     within_H = np.ones(len(found.ranks_H), dtype=bool) if k is None else found.ranks_H <= k
     dcg_Q = _sum_over_hits(found, within_H / np.log2(found.ranks_H + 1.0))
     n_ideal_Q = found.n_relevant_Q if k is None else np.minimum(found.n_relevant_Q, k)
@@ -176,35 +180,34 @@ def ndcg_at(found: RelevantRanks, k: int | None = None) -> Floats:
 
 
 def ndcg_graded(
-    gains_in_rank_order: ArrayLike,
-    judged_gains: ArrayLike,
-    k: int | None = None,
-    gain: Literal["linear", "exp"] = "linear",
-) -> float:
-    """NDCG of one query with graded judgements; NaN if no judged gain is above 0.
+    graded: GradedRanks, k: int | None = None, gain: Literal["linear", "exp"] = "linear"
+) -> Floats:
+    """Discounted gain of the first k, divided by that of the ideal order of all judged items.
 
     Args:
-        gains_in_rank_order: Gain of each returned item, best place first; 0 for items without judgement.
-        judged_gains: The gains of all judged items, returned or not, in any order: the ideal ranking.
+        graded: Hits with their gains; an item without judgement has gain 0 and is no hit.
         k: Places that count; None means all.
         gain: ``linear`` uses the gain itself, ``exp`` uses 2**gain - 1.
-
-    Raises:
-        ValueError: for negative or non-finite gains.
     """
+    found = graded.found
     if k is not None:
-        _check_k(k)
-    got, ideal = (_gain(values, gain) for values in (gains_in_rank_order, judged_gains))
-    got, ideal = got[:k], np.sort(ideal)[::-1][:k]
-    best = float(ideal @ _discount(len(ideal)))
-    return float(got @ _discount(len(got))) / best if best > 0 else float("nan")
+        _check_k(found, k)
+    got_H, judged_J = (_gain(values, gain) for values in (graded.gains_H, graded.judged_J))
+    within_H = np.ones(len(found.ranks_H), dtype=bool) if k is None else found.ranks_H <= k
+    dcg_Q = _sum_over_hits(found, within_H * got_H / np.log2(found.ranks_H + 1.0))
+    sizes_Q = np.diff(graded.judged_offsets_Q1)
+    query_J = np.repeat(np.arange(found.n_queries), sizes_Q)
+    ideal_J = judged_J[np.lexsort((-judged_J, query_J))]
+    place_J = np.arange(len(judged_J)) - np.repeat(graded.judged_offsets_Q1[:-1], sizes_Q)
+    counts_J = place_J < (len(judged_J) if k is None else k)
+    ideal_Q = np.bincount(
+        query_J, weights=counts_J * ideal_J / np.log2(place_J + 2.0), minlength=found.n_queries
+    )
+    return _divide(dcg_Q, ideal_Q.astype(np.float64))
 
 
-def _gain(values: ArrayLike, gain: Literal["linear", "exp"]) -> Floats:
-    gains = np.asarray(values, dtype=np.float64)
-    if gains.ndim != 1 or not np.isfinite(gains).all() or (gains < 0).any():
-        raise ValueError("gains must be a flat list of finite numbers that are not negative")
-    return gains if gain == "linear" else np.exp2(gains) - 1
+def _gain(values: Floats, gain: Literal["linear", "exp"]) -> Floats:
+    return values if gain == "linear" else np.exp2(values) - 1
 
 
 def _discount(n: int) -> Floats:
@@ -212,30 +215,15 @@ def _discount(n: int) -> Floats:
     return discounts
 
 
-def _ranks_in_row(row: list[Hashable], wanted: set[Hashable], dropped: set[Hashable]) -> list[int]:
-    kept = [item for item in row if not _is_padding(item) and item not in dropped]
-    if len(set(kept)) != len(kept):
-        raise ValueError("an id was returned twice for one query")
-    return [rank for rank, item in enumerate(kept, start=1) if item in wanted]
-
-
-def _is_padding(item: Hashable) -> bool:
-    return item is None or item == "" or (isinstance(item, int) and item < 0)
-
-
-def _rows_of(array: NDArray[np.generic], name: str) -> int:
-    if array.ndim != 2:
-        raise ValueError(f"{name} must have shape [Q, K], got {array.shape}")
-    return int(array.shape[0])
-
-
-def _check_k(k: int) -> None:
+def _check_k(found: RelevantRanks, k: int) -> None:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    if found.depth is not None and k > found.depth:
+        raise ValueError(f"a measure at {k} needs as many places, but only {found.depth} were looked at")
 
 
 def _hits_at(found: RelevantRanks, k: int) -> Floats:
-    _check_k(k)
+    _check_k(found, k)
     return _sum_over_hits(found, found.ranks_H <= k)
 
 

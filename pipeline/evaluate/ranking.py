@@ -1,31 +1,72 @@
-"""Exact ranks of all relevant items over the whole base, in bounded memory.
+"""Exact ranks of all relevant items over the whole base.
 
-The question: standing at a query, how many base items are closer than each item that carries its label?
+The question: standing at a query, how many base items are closer than each item that it should find?
 Legend: N base rows, Q queries, B queries at once, D dimensions, K neighbours kept, H hits.
 
 1. Base rows are put into the order of their ids (UTF-8 byte order): a row's position now breaks ties.
-2. For a block of queries the exact distances to all rows are computed. The row with the query's own id is
-   moved to infinity: removed by id, never by being the first hit, because duplicates exist.
-3. The distances of each query are sorted, not the rows: a relevant item's rank is one more than the number of
+2. For a block of queries the exact distances to all rows are computed. What is left out of a query's ranking
+   is moved to infinity: its own row by its id, never by being the first hit, because duplicates exist; and
+   junk.
+3. At product level only the nearest row of each group stays.
+4. The distances of each query are sorted, not the rows: a relevant item's rank is one more than the number of
    smaller distances, plus the number of equal ones at smaller positions.
 
-Memory is about 100 MiB plus the vectors and the ranks. Results do not depend on the order of the base
-or of the queries.
+Blocks of queries know nothing of each other: they may be ranked one after the other or by many workers. Each
+takes about 100 MiB beside the vectors. Results do not depend on the order of the base, of the queries, or on
+who ranked what.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import UsageError
 from pipeline.evaluate.distances import DistanceTable
-from pipeline.evaluate.metrics import Ints, RelevantRanks
+from pipeline.evaluate.groups import Groups
+from pipeline.evaluate.metrics import Floats, GradedRanks, Ints, RelevantRanks
+from pipeline.evaluate.relevance import ByLabel, IdOrder, Relevance, Right
 
 _DISTANCES_AT_ONCE = 1 << 23  # 32 MiB of float32, and as much again sorted
 _MOST_QUERIES_AT_ONCE = 512
 _LONGEST = 1e15  # squared distances stay within float32
-_NOBODY: Ints = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledVectors:
+    """Vectors x_ND (float32) with their ids (distinct) and labels; a label None means unknown.
+
+    ``groups`` says which images show one product, None where one is unknown; absent if nothing is said.
+
+    Raises:
+        ValueError: on shapes that differ, or ids seen twice.
+        UsageError: on numbers that are not finite.
+    """
+
+    x_ND: NDArray[np.float32]
+    ids: Sequence[str]
+    labels: Sequence[str | None]
+    groups: Sequence[str | None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.x_ND.ndim != 2 or self.x_ND.dtype != np.float32:
+            raise ValueError(f"x_ND must be float32 of shape [N, D], got {self.x_ND.dtype} {self.x_ND.shape}")
+        n_groups = len(self.ids) if self.groups is None else len(self.groups)
+        if not len(self.x_ND) == len(self.ids) == len(self.labels) == n_groups:
+            lengths = f"{len(self.x_ND)} vectors, {len(self.ids)} ids, {len(self.labels)} labels"
+            raise ValueError(f"expected equal lengths, got {lengths}, {n_groups} groups")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError(f"ids must be distinct, got {len(self.ids) - len(set(self.ids))} more than once")
+        bad_N: NDArray[np.bool_] = ~np.all(np.abs(self.x_ND) < _LONGEST, axis=1)
+        if bad_N.any():
+            first = self.ids[int(np.argmax(bad_N))]
+            raise UsageError(
+                f"{int(bad_N.sum())} of {len(bad_N)} vectors are not finite or have numbers beyond "
+                f"{_LONGEST:g}, such as that of {first!r}",
+                fix="embed these images again, or leave them out",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,43 +75,34 @@ class Ranking:
 
     Attributes:
         found: Exact ranks of all relevant items of the Q judged queries.
+        graded: The same with how good each is.
         query_rows_Q: Each judged query's row among the queries given, in the order of their ids.
         neighbours_QK: Rows of the base as given, best first; -1 where the base has fewer.
         distances_QK: Their squared L2 distances; infinity where there is none.
-        n_queries_without_label: Queries given without a label, not judged.
-        n_queries_without_relevants: Queries whose label nothing else in the base carries, not judged.
+        right_QK: Whether they are what the query should find.
+        n_queries_without_label: Queries given of which it is not known what they should find, not judged.
+        n_queries_without_relevants: Queries for which the base holds nothing relevant, not judged.
     """
 
     found: RelevantRanks
+    graded: GradedRanks
     query_rows_Q: Ints
     neighbours_QK: Ints
     distances_QK: NDArray[np.float32]
+    right_QK: NDArray[np.bool_]
     n_queries_without_label: int
     n_queries_without_relevants: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LabelledVectors:
-    """Vectors x_ND (float32) with their ids (distinct) and labels; a label None means unknown.
+class Ranked:
+    """The answer to one block of queries: ranks and gains of each, and the rows at the top."""
 
-    Raises:
-        ValueError: on shapes that differ, ids seen twice, or numbers that are not finite.
-    """
-
-    x_ND: NDArray[np.float32]
-    ids: Sequence[str]
-    labels: Sequence[str | None]
-
-    def __post_init__(self) -> None:
-        if self.x_ND.ndim != 2 or self.x_ND.dtype != np.float32:
-            raise ValueError(f"x_ND must be float32 of shape [N, D], got {self.x_ND.dtype} {self.x_ND.shape}")
-        if not len(self.x_ND) == len(self.ids) == len(self.labels):
-            lengths = f"{len(self.x_ND)} vectors, {len(self.ids)} ids, {len(self.labels)} labels"
-            raise ValueError(f"expected equal lengths, got {lengths}")
-        if len(set(self.ids)) != len(self.ids):
-            raise ValueError(f"ids must be distinct, got {len(self.ids) - len(set(self.ids))} more than once")
-        if not (np.abs(self.x_ND) < _LONGEST).all():
-            raise ValueError(f"vectors must be finite, with every number below {_LONGEST:g}")
+    ranks: list[Ints]
+    gains: list[Floats]
+    neighbours_BK: Ints
+    distances_BK: NDArray[np.float32]
+    right_BK: NDArray[np.bool_]
 
 
 def leave_one_out_ranks(base: LabelledVectors, *, depth: int = 10) -> Ranking:
@@ -82,106 +114,148 @@ def leave_one_out_ranks(base: LabelledVectors, *, depth: int = 10) -> Ranking:
 
 
 def query_set_ranks(queries: LabelledVectors, base: LabelledVectors, *, depth: int = 10) -> Ranking:
-    """Queries against a base.
+    """Queries against a base, relevant by label.
 
     A base row with the query's own id is left out of its ranking and of its relevant items.
 
     Raises:
         ValueError: if dimensions differ or ``depth`` is below 1.
     """
-    if queries.x_ND.shape[1] != base.x_ND.shape[1] or depth < 1:
-        raise ValueError(
-            f"expected queries of {base.x_ND.shape[1]} dimensions and a depth of at least 1, "
-            f"got {queries.x_ND.shape[1]} and {depth}"
-        )
-    order_N = np.array(
-        sorted(range(len(base.ids)), key=base.ids.__getitem__), dtype=np.int64
-    )  # as UTF-8 sorts
-    plan = _plan(queries, base, order_N)
-    table = DistanceTable.of(base.x_ND[order_N])
-    ranks: list[Ints] = []
-    neighbours_QK = np.full((len(plan.query_rows_Q), depth), -1, dtype=np.int64)
-    distances_QK = np.full((len(plan.query_rows_Q), depth), np.inf, dtype=np.float32)
-    for start, rows_B in _blocks(plan, len(base.ids)):
-        d2_BN = table.squared_l2(queries.x_ND[rows_B])
-        for q, (row, d2_N) in enumerate(zip(rows_B.tolist(), d2_BN, strict=True), start=start):
-            ranks_q, top = _rank_query(d2_N, plan.relevant_positions(row), plan.own_position.get(row), depth)
+    order = IdOrder.of(base.ids)
+    contest = Contest(
+        queries, base, ByLabel(queries.ids, queries.labels, base.labels, order), order, depth=depth
+    )
+    return contest.ranking(contest.rank(block) for block in contest.blocks())
+
+
+class Contest:
+    """Queries that are to be ranked against a base, block by block."""
+
+    def __init__(
+        self,
+        queries: LabelledVectors,
+        base: LabelledVectors,
+        relevance: Relevance,
+        order: IdOrder,
+        *,
+        depth: int,
+        groups: Groups | None = None,
+    ) -> None:
+        """Finds out who is judged.
+
+        Args:
+            queries: Who asks.
+            base: Who is asked.
+            relevance: What each query should find; positions are those of ``order``.
+            order: Of the ids of the base.
+            depth: How many neighbours are kept.
+            groups: Of the base, where a group counts once, at the place of its nearest image.
+
+        Raises:
+            ValueError: if dimensions differ or ``depth`` is below 1.
+        """
+        if queries.x_ND.shape[1] != base.x_ND.shape[1] or depth < 1:
+            raise ValueError(
+                f"expected queries of {base.x_ND.shape[1]} dimensions and a depth of at least 1, "
+                f"got {queries.x_ND.shape[1]} and {depth}"
+            )
+        self._queries, self._base, self._order, self._groups = queries, base, order, groups
+        self._relevance, self._depth = relevance, depth
+        known = {row: right for row in range(len(queries.ids)) if (right := relevance.of(row)) is not None}
+        judged = [row for row, right in known.items() if len(right.positions_P)]
+        self.query_rows_Q: Ints = np.array(sorted(judged, key=queries.ids.__getitem__), dtype=np.int64)
+        self._n_unknown, self._n_without = len(queries.ids) - len(known), len(known) - len(judged)
+        self.n_not_drawn = 0
+        self._table: DistanceTable | None = None
+
+    def draw(self, n: int, seed: int) -> None:
+        """Keeps ``n`` judged queries, those with the smallest sha256 of the seed and their id."""
+        ids = self._queries.ids
+        ordered = sorted(self.query_rows_Q.tolist(), key=lambda row: _drawn(seed, ids[row]))
+        self.n_not_drawn = max(0, len(ordered) - n)
+        self.query_rows_Q = np.array(sorted(ordered[:n], key=ids.__getitem__), dtype=np.int64)
+
+    def blocks(self) -> list[range]:
+        """Queries that are ranked at once, as ranges of ``query_rows_Q``."""
+        most = max(1, _DISTANCES_AT_ONCE // max(len(self._base.ids), 1))
+        step = min(_MOST_QUERIES_AT_ONCE, most)
+        n_queries = len(self.query_rows_Q)
+        return [range(start, min(start + step, n_queries)) for start in range(0, n_queries, step)]
+
+    def rank(self, block: range) -> Ranked:
+        """The answer to one block; asking twice gives the same."""
+        if self._table is None:
+            self._table = DistanceTable.of(self._base.x_ND[self._order.rows_N])
+        rows_B = self.query_rows_Q[block.start : block.stop]
+        neighbours_BK = np.full((len(rows_B), self._depth), -1, dtype=np.int64)
+        distances_BK = np.full((len(rows_B), self._depth), np.inf, dtype=np.float32)
+        right_BK = np.zeros((len(rows_B), self._depth), dtype=np.bool_)
+        ranks, gains = [], []
+        d2_BN = self._table.squared_l2(self._queries.x_ND[rows_B])
+        for q, (row, d2_N) in enumerate(zip(rows_B.tolist(), d2_BN, strict=True)):
+            right = self._relevance.of(row)
+            assert right is not None  # noqa: S101 - only judged queries are in blocks
+            right = _take_out(d2_N, right, self._groups)
+            ranks_q, gains_q, top = _rank_query(d2_N, right, self._depth)
             ranks.append(ranks_q)
-            neighbours_QK[q, : len(top)] = order_N[top]
-            distances_QK[q, : len(top)] = d2_N[top]
-    return Ranking(
-        found=_found(ranks),
-        query_rows_Q=plan.query_rows_Q,
-        neighbours_QK=neighbours_QK,
-        distances_QK=distances_QK,
-        n_queries_without_label=plan.n_without_label,
-        n_queries_without_relevants=plan.n_without_relevants,
-    )
+            gains.append(gains_q)
+            neighbours_BK[q, : len(top)] = self._order.rows_N[top]
+            distances_BK[q, : len(top)] = d2_N[top]
+            right_BK[q, : len(top)] = np.isin(top, right.positions_P)
+        return Ranked(
+            ranks=ranks,
+            gains=gains,
+            neighbours_BK=neighbours_BK,
+            distances_BK=distances_BK,
+            right_BK=right_BK,
+        )
+
+    def ranking(self, answers: Iterable[Ranked]) -> Ranking:
+        """The answers to all blocks, in their order, as one."""
+        parts = list(answers)
+        found = _found([ranks for part in parts for ranks in part.ranks])
+        nothing = np.zeros((0, self._depth))
+        neighbours = [nothing.astype(np.int64), *(part.neighbours_BK for part in parts)]
+        distances = [nothing.astype(np.float32), *(part.distances_BK for part in parts)]
+        right = [nothing.astype(np.bool_), *(part.right_BK for part in parts)]
+        gains_H = np.concatenate([np.zeros(0), *(gains for part in parts for gains in part.gains)])
+        return Ranking(
+            found=found,
+            graded=GradedRanks(
+                found=found, gains_H=gains_H, judged_J=gains_H, judged_offsets_Q1=found.offsets_Q1
+            ),
+            query_rows_Q=self.query_rows_Q,
+            neighbours_QK=np.concatenate(neighbours),
+            distances_QK=np.concatenate(distances),
+            right_QK=np.concatenate(right),
+            n_queries_without_label=self._n_unknown,
+            n_queries_without_relevants=self._n_without,
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Plan:
-    """Who is judged against what. Positions are rows of the base in id order."""
-
-    query_rows_Q: Ints
-    own_position: dict[int, int]  # query row -> position of the base row with the same id
-    groups: dict[str, Ints]  # label -> positions that carry it, ascending
-    labels: Sequence[str | None]  # of the queries
-    n_without_label: int
-    n_without_relevants: int
-
-    def relevant_positions(self, row: int) -> Ints:
-        """Positions of the rows that carry the label of a judged query, without itself."""
-        label = self.labels[row]
-        group = self.groups.get(label, _NOBODY) if label is not None else _NOBODY
-        others: Ints = group[group != self.own_position.get(row, -1)]
-        return others
+def _drawn(seed: int, image_id: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{image_id}".encode(errors="surrogatepass")).digest()
 
 
-def _plan(queries: LabelledVectors, base: LabelledVectors, order_N: Ints) -> _Plan:
-    position_of = {base.ids[row]: position for position, row in enumerate(order_N.tolist())}
-    own = {row: position_of[name] for row, name in enumerate(queries.ids) if name in position_of}
-    members: dict[str, list[int]] = {}
-    for position, row in enumerate(order_N.tolist()):
-        label = base.labels[row]
-        if label is not None:
-            members.setdefault(label, []).append(position)
-    groups = {label: np.array(positions, dtype=np.int64) for label, positions in members.items()}
-    labelled = [(row, label) for row, label in enumerate(queries.labels) if label is not None]
-    judged = [
-        row
-        for row, label in labelled
-        if len(members.get(label, ())) > (row in own and base.labels[order_N[own[row]]] == label)
-    ]
-    return _Plan(
-        query_rows_Q=np.array(sorted(judged, key=queries.ids.__getitem__), dtype=np.int64),
-        own_position=own,
-        groups=groups,
-        labels=queries.labels,
-        n_without_label=len(queries.labels) - len(labelled),
-        n_without_relevants=len(labelled) - len(judged),
-    )
+def _take_out(d2_N: NDArray[np.float32], right: Right, groups: Groups | None) -> Right:
+    """Moves to infinity what is not ranked; at product level the groups' nearest rows stand for them."""
+    d2_N[right.left_out] = np.inf
+    return right if groups is None else groups.collapse(d2_N, right)
 
 
-def _blocks(plan: _Plan, n_base: int) -> Iterator[tuple[int, Ints]]:
-    per_block = min(_MOST_QUERIES_AT_ONCE, max(1, _DISTANCES_AT_ONCE // max(n_base, 1)))
-    for start in range(0, len(plan.query_rows_Q), per_block):
-        yield start, plan.query_rows_Q[start : start + per_block]
-
-
-def _rank_query(d2_N: NDArray[np.float32], relevant: Ints, own: int | None, depth: int) -> tuple[Ints, Ints]:
-    """Ranks of the relevant positions, ascending, and positions of the first ``depth``; changes d2_N."""
-    if own is not None:
-        d2_N[own] = np.inf
+def _rank_query(d2_N: NDArray[np.float32], right: Right, depth: int) -> tuple[Ints, Floats, Ints]:
+    """Ranks of the relevant positions, ascending, their gains, and positions of the first ``depth``."""
+    relevant = right.positions_P
     ascending_N = np.sort(d2_N)
     ranks = np.searchsorted(ascending_N, d2_N[relevant], side="left") + 1
     tied = np.searchsorted(ascending_N, d2_N[relevant], side="right") > ranks
     for i in np.flatnonzero(tied):
         ranks[i] += np.count_nonzero(d2_N[: relevant[i]] == d2_N[relevant[i]])
-    n_top = min(depth, len(d2_N) - (own is not None))
+    n_top = min(depth, int(np.searchsorted(ascending_N, np.inf, side="left")))
     near = np.flatnonzero(d2_N <= ascending_N[n_top - 1]) if n_top else np.zeros(0, dtype=np.int64)
     top = near[np.argsort(d2_N[near], kind="stable")[:n_top]]
-    return np.sort(ranks), top
+    best_first = np.argsort(ranks)
+    return ranks[best_first], right.gains_P[best_first], top
 
 
 def _found(ranks: list[Ints]) -> RelevantRanks:

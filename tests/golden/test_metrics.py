@@ -10,7 +10,8 @@ from ir_measures import AP, RR, P, R, Rprec, Success, nDCG
 from pipeline.errors import UsageError
 from pipeline.evaluate import metrics
 from pipeline.evaluate.aggregate import NoRelevant, bootstrap_interval, class_means, summarise
-from pipeline.evaluate.metrics import Floats, RelevantRanks, from_ranked_ids
+from pipeline.evaluate.metrics import Floats, GradedRanks, RelevantRanks
+from pipeline.evaluate.ranked_ids import Pairs, from_ranked_ids, ranks_of_pairs
 
 HITS = ("1010010000", "00100", "00000", "11111")
 N_RELEVANT = (4, 1, 3, 7)
@@ -84,14 +85,32 @@ def test_trapezoid_average_precision_of_the_first_golden_query() -> None:
 
 @pytest.mark.parametrize(("gain", "expected"), [("linear", 0.785002), ("exp", 0.751083)])
 def test_graded_ndcg_of_the_golden_gains(gain: str, expected: float) -> None:
-    got = metrics.ndcg_graded([3, 2, 3, 0, 1, 2], [3, 3, 3, 2, 2, 2, 1, 0], 6, gain)  # type: ignore[arg-type]
-    assert got == pytest.approx(expected, abs=5e-7)
+    graded = graded_ranks([3, 2, 3, 0, 1, 2], [3, 3, 3, 2, 2, 2, 1, 0])
+    got = metrics.ndcg_graded(graded, 6, gain)  # type: ignore[arg-type]
+    assert got == pytest.approx([expected], abs=5e-7)
 
 
 def test_graded_ndcg_with_negative_gain_is_refused_and_without_judgement_undefined() -> None:
-    assert np.isnan(metrics.ndcg_graded([0.0], [0.0]))
+    assert np.isnan(metrics.ndcg_graded(graded_ranks([0.0], [0.0]))[0])
     with pytest.raises(ValueError, match="not negative"):
-        metrics.ndcg_graded([-1.0], [1.0])
+        graded_ranks([1.0], [-1.0])
+
+
+def graded_ranks(gains_in_rank_order: list[float], judged: list[float]) -> GradedRanks:
+    """One query; a gain of 0 is no hit."""
+    hits = np.flatnonzero(gains_in_rank_order)
+    found = RelevantRanks(
+        ranks_H=hits + 1,
+        offsets_Q1=np.array([0, len(hits)]),
+        n_relevant_Q=np.array([np.count_nonzero(judged)]),
+    )
+    gains_H = np.array(gains_in_rank_order, dtype=np.float64)[hits]
+    return GradedRanks(
+        found=found,
+        gains_H=gains_H,
+        judged_J=np.array(judged, dtype=np.float64),
+        judged_offsets_Q1=np.array([0, len(judged)]),
+    )
 
 
 def test_ranked_ids_with_junk_and_padding_close_up() -> None:
@@ -107,6 +126,58 @@ def test_ranked_ids_with_junk_and_padding_close_up() -> None:
 def test_ranked_ids_with_an_id_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="twice"):
         from_ranked_ids(np.array([[1, 1]]), [{1}])
+
+
+def test_measure_beyond_the_places_looked_at_is_refused() -> None:
+    found = from_ranked_ids(np.array([[4, 2, 7]]), [{7}])
+    assert metrics.success_at(found, 3) == [1.0]
+    with pytest.raises(ValueError, match="only 3 were looked at"):
+        metrics.recall_at(found, 4)
+
+
+@pytest.mark.parametrize("scale", [1, 10_000_019])
+def test_ranks_of_pairs_of_any_size_equal_ranks_of_sets(scale: int) -> None:
+    rng = np.random.default_rng(11)
+    ids_QK = np.stack([rng.permutation(50)[:20] for _ in range(30)]) * scale
+    ids_QK[3, 15:] = -1
+    relevant = [set((rng.permutation(50)[: rng.integers(0, 9)] * scale).tolist()) for _ in range(30)]
+    junk = [set((rng.permutation(50)[: rng.integers(0, 4)] * scale).tolist()) for _ in range(30)]
+    as_text = np.where(ids_QK < 0, "", np.char.mod("i%d", ids_QK))
+    named = [[{f"i{number}" for number in ids} for ids in sets] for sets in (relevant, junk)]
+    ours, theirs = (
+        ranks_of_pairs(ids_QK, Pairs.of(relevant), Pairs.of(junk)),
+        from_ranked_ids(as_text, *named),
+    )
+    plain = [
+        [item for item in row.tolist() if item >= 0 and item not in junk[q]] for q, row in enumerate(ids_QK)
+    ]
+    expected = [[i for i, item in enumerate(row, 1) if item in relevant[q]] for q, row in enumerate(plain)]
+    for found in (ours, theirs):
+        assert np.split(found.ranks_H, found.offsets_Q1[1:-1])[5].tolist() == expected[5]
+        assert found.ranks_H.tolist() == [rank for row in expected for rank in row]
+        assert found.n_relevant_Q.tolist() == [len(right - junk[q]) for q, right in enumerate(relevant)]
+
+
+def test_graded_ndcg_agrees_with_trec_eval_on_random_rankings() -> None:
+    rng = np.random.default_rng(3)
+    ids_QK = np.stack([rng.permutation(40)[:25] for _ in range(20)])
+    grades = [{int(i): int(rng.integers(1, 4)) for i in rng.permutation(40)[:9]} for _ in range(20)]
+    found = from_ranked_ids(ids_QK, [set(one) for one in grades])
+    gains = [grades[q][item] for q, row in enumerate(ids_QK.tolist()) for item in row if item in grades[q]]
+    graded = GradedRanks(
+        found=found,
+        gains_H=np.array(gains, dtype=np.float64),
+        judged_J=np.array([gain for one in grades for gain in one.values()], dtype=np.float64),
+        judged_offsets_Q1=np.arange(0, 9 * 21, 9),
+    )
+    qrels = {f"q{q:02d}": {f"{item:03d}": gain for item, gain in one.items()} for q, one in enumerate(grades)}
+    run = {
+        f"q{q:02d}": {f"{item:03d}": 25.0 - rank for rank, item in enumerate(row)}
+        for q, row in enumerate(ids_QK)
+    }
+    theirs = {one.query_id: one.value for one in ir_measures.iter_calc([nDCG @ 10], qrels, run)}
+    ours = metrics.ndcg_graded(graded, 10)
+    assert ours == pytest.approx([theirs[f"q{q:02d}"] for q in range(20)], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.errors import UsageError
 from pipeline.evaluate import distances, metrics, ranking
-from pipeline.evaluate.ranking import LabelledVectors, leave_one_out_ranks, query_set_ranks
+from pipeline.evaluate.groups import Groups
+from pipeline.evaluate.ranking import Contest, LabelledVectors, Ranking, leave_one_out_ranks, query_set_ranks
+from pipeline.evaluate.relevance import ByJudgements, ByLabel, IdOrder, Judgements, OtherGroups, Relevance
 
 
 def vectors(x: object, labels: list[str | None], prefix: str = "i") -> LabelledVectors:
@@ -139,7 +142,6 @@ def test_nothing_to_judge_gives_an_empty_ranking() -> None:
 @pytest.mark.parametrize(
     ("x", "ids", "labels", "message"),
     [
-        ([[np.nan]], ["a"], ["x"], "finite"),
         ([[1], [2]], ["a", "a"], ["x", "x"], "distinct"),
         ([[1], [2]], ["a"], ["x", "x"], "equal lengths"),
         ([1, 2], ["a", "b"], ["x", "x"], "shape"),
@@ -152,6 +154,110 @@ def test_vectors_that_do_not_fit_are_refused(
         LabelledVectors(x_ND=np.asarray(x, dtype=np.float32), ids=ids, labels=labels)
 
 
+def test_vectors_that_are_not_finite_are_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"1 of 2 vectors .* such as that of 'i0001'"):
+        vectors([[1.0], [np.nan]], ["x", "x"])
+
+
 def test_queries_of_another_dimension_are_refused() -> None:
     with pytest.raises(ValueError, match="2 dimensions"):
         query_set_ranks(vectors([[1.0]], ["a"]), vectors([[1.0, 0.0]], ["a"]))
+
+
+def ranked(
+    base: LabelledVectors, relevance: Relevance, order: IdOrder, groups: Groups | None = None
+) -> Ranking:
+    contest = Contest(base, base, relevance, order, depth=5, groups=groups)
+    return contest.ranking(contest.rank(block) for block in contest.blocks())
+
+
+def ranks_by_id(base: LabelledVectors, got: Ranking) -> dict[str, list[int]]:
+    names = [base.ids[row] for row in got.query_rows_Q.tolist()]
+    ranks = np.split(got.found.ranks_H, got.found.offsets_Q1[1:-1])
+    return {name: found.tolist() for name, found in zip(names, ranks, strict=True)}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_judgements_with_junk_equal_brute_force(seed: int) -> None:
+    base, rng = random_base(seed), np.random.default_rng(seed)
+    grades = {
+        asking: {base.ids[i]: int(rng.integers(-1, 4)) for i in rng.permutation(len(base.ids))[:12]}
+        for asking in rng.choice(base.ids, 20, replace=False).tolist()
+    }
+    grades["nobody"], grades[base.ids[0]] = {base.ids[1]: 1}, {"nothing": 2}
+    order = IdOrder.of(base.ids)
+    relevance = ByJudgements(base.ids, Judgements(grades=grades), order)
+    assert relevance.missing() == (["nobody"], ["nothing"])
+    got = ranked(base, relevance, order)
+    expected, gains = {}, []
+    for asking in sorted(set(grades) - {"nobody"}):
+        judged = {name: grade for name, grade in grades[asking].items() if name != asking}
+        q = base.ids.index(asking)
+        d2 = ((base.x_ND[q].astype(np.float64) - base.x_ND) ** 2).sum(axis=1).astype(np.float32)
+        kept = [i for i in range(len(d2)) if base.ids[i] != asking and judged.get(base.ids[i], 0) >= 0]
+        kept.sort(key=lambda i: (d2[i], base.ids[i]))
+        right = [
+            (rank, judged[base.ids[i]]) for rank, i in enumerate(kept, 1) if judged.get(base.ids[i], 0) > 0
+        ]
+        if right:
+            expected[asking] = [rank for rank, _ in right]
+            gains += [grade for _, grade in right]
+    assert ranks_by_id(base, got) == expected
+    assert got.graded.gains_H.tolist() == gains
+    assert got.n_queries_without_relevants == len(grades) - 1 - len(expected)
+
+
+@pytest.mark.parametrize("own_group", [True, False])
+def test_groups_are_ranked_at_their_nearest_image(own_group: bool) -> None:
+    base, rng = random_base(4), np.random.default_rng(4)
+    groups = [None if g == 0 else f"g{g}" for g in rng.integers(0, 40, size=len(base.ids))]
+    order = IdOrder.of(base.ids)
+    relevance: Relevance = ByLabel(base.ids, base.labels, base.labels, order)
+    if not own_group:
+        relevance = OtherGroups(relevance, groups, groups, order)
+    collapsed = Groups.of([groups[row] for row in order.rows_N.tolist()])
+    got = ranked(base, relevance, order, collapsed)
+    expected = {}
+    for q in range(len(base.ids)):
+        d2 = ((base.x_ND[q].astype(np.float64) - base.x_ND) ** 2).sum(axis=1).astype(np.float32)
+        others = [
+            i for i in range(len(d2)) if i != q and (own_group or groups[q] is None or groups[i] != groups[q])
+        ]
+        others.sort(key=lambda i: (d2[i], base.ids[i]))
+        names = list(dict.fromkeys(groups[i] or base.ids[i] for i in others))
+        right = {
+            groups[i] or base.ids[i]
+            for i in others
+            if base.labels[q] is not None and base.labels[i] == base.labels[q]
+        }
+        if right:
+            expected[base.ids[q]] = [rank for rank, name in enumerate(names, 1) if name in right]
+    assert ranks_by_id(base, got) == expected
+
+
+def test_junk_neither_asks_nor_stands_in_the_way() -> None:
+    points = vectors([[0], [1], [2], [10]], ["a", "b", "a", "b"])
+    order = IdOrder.of(points.ids)
+    got = ranked(points, ByLabel(points.ids, points.labels, points.labels, order, {"i0001", "gone"}), order)
+    assert ranks_by_id(points, got) == {"i0000": [1], "i0002": [1]}
+    assert got.right_QK[:, :2].tolist() == [[True, False], [True, False]]
+
+
+def test_drawn_queries_are_the_same_whatever_their_order_and_rank_as_all_do() -> None:
+    base = random_base(5)
+    shuffled = np.random.default_rng(1).permutation(len(base.ids))
+    other = LabelledVectors(
+        x_ND=base.x_ND[shuffled],
+        ids=[base.ids[i] for i in shuffled],
+        labels=[base.labels[i] for i in shuffled],
+    )
+    found = []
+    for one in (base, other):
+        order = IdOrder.of(one.ids)
+        contest = Contest(one, one, ByLabel(one.ids, one.labels, one.labels, order), order, depth=3)
+        contest.draw(20, seed=7)
+        got = contest.ranking(contest.rank(block) for block in contest.blocks())
+        found.append(ranks_by_id(one, got))
+    everybody = ranks_by_id(base, leave_one_out_ranks(base))
+    assert found[0] == found[1] == {name: everybody[name] for name in found[0]}
+    assert len(found[0]) == 20

@@ -11,6 +11,7 @@ from pipeline.evaluate.evaluation import (
     GalleryQuery,
     Mode,
     Neighbour,
+    Slice,
 )
 from pipeline.evaluate.report.coverage import coverage_finding, coverage_section
 from pipeline.evaluate.report.document import (
@@ -43,6 +44,7 @@ MEASURES: Final[Mapping[str, tuple[str, str]]] = {
     "success@5": ("Success at 5", "at least one of the 5 closest is right"),
     "success@10": ("Success at 10", "at least one of the 10 closest is right"),
     "map": ("Mean average precision", "how early all the right ones come"),
+    "map@10": ("Average precision at 10", "the same, where only the 10 closest count"),
     "r_precision": ("R-precision", "right ones among as many places as there are right ones"),
     "map_at_r": ("MAP@R", "the same places, early ones counting more"),
     "mrr": ("Mean reciprocal rank", "1 divided by the place of the first right one"),
@@ -60,6 +62,10 @@ GALLERY: Final[Mapping[GalleryKind, tuple[str, str]]] = {
     GalleryKind.WORST: ("Worst", "The right pictures come late. What do these have in common?"),
     GalleryKind.BEST: ("Best", "The right pictures come first; the largest groups first."),
 }
+
+
+_SLICES_SHOWN = 20
+_MUCH_UNJUDGED = 0.2
 
 
 def retrieval_document(
@@ -83,6 +89,7 @@ def retrieval_document(
         coverage_section(run) if run else None,
         _figures(report),
         _pictures(report),
+        *_slices(report),
         _classes(report),
     )
     return Document(
@@ -105,8 +112,7 @@ def retrieval_findings(
         found.append(index_finding(index))
     if run is not None:
         found.append(coverage_finding(run))
-    left_out = _left_out(report)
-    return [*found, left_out] if left_out else found
+    return [*found, *_unjudged(report), *_left_out(report)]
 
 
 def _closest(report: EvaluationReport) -> Finding:
@@ -114,8 +120,7 @@ def _closest(report: EvaluationReport) -> Finding:
     other = "closest other picture" if report.mode is Mode.LEAVE_ONE_OUT else "closest catalog picture"
     return Finding(
         mark=Mark.NOTE,
-        text=f"For {out_of(score.macro, report.n_queries)} pictures, "
-        f"the {other} shows the same {attribute_name(report.label)}.",
+        text=f"For {out_of(score.macro, report.n_queries)} pictures, the {other} {_shows(report)}.",
         detail=f"Measured {percent(score.macro)} on {count(report.n_queries)} queries; "
         f"with 95\u00a0% confidence between {percent(score.low)} and {percent(score.high)}.",
     )
@@ -123,26 +128,45 @@ def _closest(report: EvaluationReport) -> Finding:
 
 def _among_ten(report: EvaluationReport) -> Finding:
     share = out_of(report.metrics["success@10"].macro, report.n_queries)
-    name = attribute_name(report.label)
     return Finding(
-        mark=Mark.NOTE, text=f"For {share} pictures, at least one of the ten closest shows the same {name}."
+        mark=Mark.NOTE, text=f"For {share} pictures, at least one of the ten closest {_shows(report)}."
     )
 
 
-def _left_out(report: EvaluationReport) -> Finding | None:
+def _shows(report: EvaluationReport) -> str:
+    return "is judged right" if report.judged else f"shows the same {attribute_name(report.label)}"
+
+
+def _unjudged(report: EvaluationReport) -> list[Finding]:
+    share = report.unjudged_at_10
+    if share is None or share.mean == 0:
+        return []
+    text = f"Nobody judged {percent(share.mean)} of the ten closest pictures: they count as wrong."
+    return [Finding(mark=Mark.BAD if share.mean > _MUCH_UNJUDGED else Mark.NOTE, text=text)]
+
+
+def _left_out(report: EvaluationReport) -> list[Finding]:
     name = attribute_name(report.label)
     parts = [
-        (report.n_without_label, f"without a {name}"),
-        (report.n_queries_without_relevants, f"whose {name} no other shows"),
+        (report.n_without_label, "that nobody judged" if report.judged else f"without a {name}"),
+        (
+            report.n_queries_without_relevants,
+            "with nothing to find" if report.judged else f"whose {name} no other shows",
+        ),
+        (report.n_not_drawn, "that were not drawn"),
+        (report.n_unknown_queries, "judged queries that are no pictures here"),
+        (report.n_unknown_images, "judged pictures that are not here"),
+        (report.n_junk, "that are junk"),
     ]
     said = [f"{count(n)} {what}" for n, what in parts if n]
-    return Finding(mark=Mark.NOTE, text=f"Not judged: {' and '.join(said)}.") if said else None
+    return [Finding(mark=Mark.NOTE, text=f"Not judged: {' and '.join(said)}.")] if said else []
 
 
 def _figures(report: EvaluationReport) -> Section:
     rows = []
-    for name, (title, meaning) in MEASURES.items():
+    for name in (*MEASURES, *(name for name in report.metrics if name not in MEASURES)):
         score = report.metrics[name]
+        title, meaning = MEASURES.get(name) or _at_depth(name)
         mean = Share(value=score.macro, low=score.low, high=score.high)
         rows.append(
             (Named(text=title, meaning=meaning), mean, f"{score.weighted:.3f}", f"{score.per_class:.3f}")
@@ -154,6 +178,42 @@ def _figures(report: EvaluationReport) -> Section:
         blocks=(
             Table(columns=("measure", "mean, 95 % interval", "weighted", "per class"), rows=tuple(rows)),
         ),
+    )
+
+
+def _right(report: EvaluationReport) -> str:
+    return "graded above 0 by somebody" if report.judged else f"same {attribute_name(report.label)}"
+
+
+def _at_depth(name: str) -> tuple[str, str]:
+    """A measure at a depth that was asked for, such as ``recall@100``."""
+    measure, _, depth = name.partition("@")
+    title, meaning = MEASURES[f"{measure}@10"]
+    return title.replace("10", depth), meaning.replace("10", depth)
+
+
+def _slices(report: EvaluationReport) -> list[Section]:
+    """The largest values of each attribute that was asked for."""
+    columns = dict.fromkeys(one.column for one in report.slices)
+    return [_sliced(column, [one for one in report.slices if one.column == column]) for column in columns]
+
+
+def _sliced(column: str, slices: list[Slice]) -> Section:
+    rows = []
+    for one in slices[:_SLICES_SHOWN]:
+        first, ap, recall = (one.metrics[name] for name in ("success@1", "map", "recall@10"))
+        share = Share(value=first.mean, low=first.low, high=first.high)
+        rows.append((one.value, count(one.n_queries), share, f"{ap.mean:.3f}", f"{recall.mean:.3f}"))
+    table = Table(
+        columns=(column, "queries", "success at 1, 95 % interval", "MAP", "recall at 10"), rows=tuple(rows)
+    )
+    more = len(slices) - len(rows)
+    rest = f" The {count(more)} smaller ones are in the JSON." if more else ""
+    return Section(
+        title=f"By {short(column, 28)}",
+        note="Where it works, and where not. With many values some look bad by chance: a reason to look, "
+        f"not a proof.{rest}",
+        blocks=(table,),
     )
 
 
@@ -201,7 +261,7 @@ def _neighbour(place: int, one: Neighbour) -> Picture:
 
 
 def _classes(report: EvaluationReport) -> Section | None:
-    if not report.worst_classes:
+    if not report.worst_classes or report.judged:
         return None
     name = attribute_name(report.label)
     tables = [("Lowest", report.worst_classes), ("Highest", report.best_classes)]
@@ -233,16 +293,33 @@ def _methods(report: EvaluationReport) -> tuple[Fact, ...]:
         f"label, {count(report.n_queries_without_relevants)} with nothing to find. Pictures without a label "
         "still take up places."
     )
-    facts = [
-        Fact(term="Who asks whom", text=f"{asks} {counts}"),
-        *_DEFINITIONS,
-        bootstrap("the mean over queries", report.n_resamples, report.seed, report.n_queries),
-    ]
+    facts = [Fact(term="Who asks whom", text=f"{asks} {counts}"), *_variants(report), *_DEFINITIONS]
+    if report.resampled_by is None:
+        facts.append(bootstrap("the mean over queries", report.n_resamples, report.seed, report.n_queries))
+    else:
+        of = f"the mean over queries, each {short(report.resampled_by, 28)} drawn whole"
+        facts.append(bootstrap(of, report.n_resamples, report.seed, report.n_resampled))
     if ann_recall is not None:
         shown = percent_with_interval(ann_recall.mean, ann_recall.low, ann_recall.high)
         text = f"{shown}: share of returned pictures whose exact distance is at most the 10th exact distance."
         facts.append(Fact(term="Index recall at 10", text=text))
     return (*facts, *provenance(report.model_id, report.snapshot, report.digest, report.software))
+
+
+def _variants(report: EvaluationReport) -> list[Fact]:
+    """What is not as usual."""
+    facts = []
+    if report.judged:
+        text = "Somebody graded pairs of a query and a picture: above 0 is right, below 0 junk, which is "
+        text += "taken out of the ranking. What nobody judged counts as wrong. nDCG takes the grade as gain."
+        facts.append(Fact(term="Judgements", text=text))
+    if report.collapse is not None:
+        text = f"Values of {short(report.collapse, 28)} are ranked, each at its nearest picture's place, and "
+        text += (
+            "right if one of its pictures is; the query's own is taken out unless it is what is looked for."
+        )
+        facts.append(Fact(term="Ranked", text=text))
+    return facts
 
 
 _DEFINITIONS = (
