@@ -71,11 +71,14 @@ def affinities(x_QWD: Vectors, present_QW: npt.NDArray[np.bool_], graph: int, ga
     similarity_QWW = np.matmul(x_QWD, x_QWD.transpose(0, 2, 1))
     window = similarity_QWW.shape[1]
     similarity_QWW[:, np.arange(window), np.arange(window)] = -np.inf
-    similarity_QWW[~(present_QW[:, :, None] & present_QW[:, None, :])] = -np.inf
+    if not present_QW.all():
+        similarity_QWW[~(present_QW[:, :, None] & present_QW[:, None, :])] = -np.inf
+    joined_QWW = similarity_QWW > 0
     if graph < window:
         least_QW1 = np.partition(similarity_QWW, window - graph, axis=2)[:, :, window - graph, None]
-        similarity_QWW[similarity_QWW < np.maximum(least_QW1, least_QW1.transpose(0, 2, 1))] = -np.inf
-    affinity_QWW = np.maximum(similarity_QWW, 0) ** gamma * np.isfinite(similarity_QWW)
+        joined_QWW &= similarity_QWW >= np.maximum(least_QW1, least_QW1.transpose(0, 2, 1))
+    affinity_QWW = np.zeros_like(similarity_QWW)
+    affinity_QWW[joined_QWW] = similarity_QWW[joined_QWW] ** gamma
     degree_QW = affinity_QWW.sum(axis=2)
     scale_QW = np.divide(1.0, np.sqrt(degree_QW), out=np.zeros_like(degree_QW), where=degree_QW > 0)
     normalised: Floats = affinity_QWW * scale_QW[:, :, None] * scale_QW[:, None, :]

@@ -49,7 +49,7 @@ def reranked(base: IndexBase, reranker: Reranker, xq_QD: Float32Array, k: int) -
         xq_QD: unit vectors, one query a row.
         k: how many; more than there are gives all.
     """
-    plain = base.searcher.search_places(xq_QD[:1], k, exact=base.exact)  # for what it says of itself
+    plain = base.searcher.search_places(xq_QD[:0], k, exact=base.exact)  # for what it says of itself
     k = min(k, max(base.searcher.n_live, 1))
     row_QK = reranker.rank(base, np.ascontiguousarray(xq_QD, dtype=np.float32), k)
     present_QK = row_QK != NOWHERE
