@@ -157,6 +157,84 @@ class HooksConfig(_Section):
     timeout_s: float = Field(60.0, gt=0, le=3600, description="time that a hook has")
 
 
+def _sides(value: object) -> object:
+    """A size may be one text, S or HEIGHTxWIDTH, as ``--set`` and the environment give it."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, str):
+        sides = value.lower().split("x")
+        return (sides[0], sides[-1]) if len(sides) <= 2 else value
+    return value
+
+
+_Side = Annotated[int, Field(ge=16, le=2048)]
+_Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class TrainConfig(_Section):
+    """What a training is; all of it is part of its key but ``workers``, ``cpus`` and ``gpu``."""
+
+    network: str = Field("tiny", description="tiny, nn1 to nn4, vgg16, hf:NAME, timm:NAME, onnx:FILE …")
+    pooling: Literal["average", "max", "gem", "rmac", "rmac-cirtorch", "combined", "batch-drop"] = Field(
+        "gem", description="how the network's map becomes a vector"
+    )
+    dim: int = Field(128, ge=2, le=8192, description="length of the vectors")
+    size: Annotated[tuple[_Side, _Side], BeforeValidator(_sides)] | None = Field(
+        None, description="S or HEIGHTxWIDTH in pixels; the network's own if absent"
+    )
+    loss: Literal[
+        "triplet",
+        "contrastive",
+        "n-pair",
+        "n-tuple",
+        "arcface",
+        "multi-similarity",
+        "proxy-anchor",
+        "proxy-nca",
+    ] = Field("triplet", description="what is minimised")
+    miner: Literal[
+        "semi-hard",
+        "semi-hard-random",
+        "semi-hard-all",
+        "hard",
+        "batch-all",
+        "distance-weighted",
+        "random",
+    ] = Field("semi-hard", description="which triplets are learned from")
+    margin: float | None = Field(None, gt=0, description="the loss's own if absent")
+    scale: float | None = Field(None, gt=0, description="the loss's own if absent")
+    classes: int = Field(16, ge=2, description="classes in a batch")
+    images: int = Field(4, ge=2, description="images of each class in a batch")
+    random_images: int = Field(0, ge=0, description="further images in a batch, of any class")
+    separator: str | None = Field(None, min_length=1, description="splits a label into several")
+    shared_labels: int = Field(1, ge=1, description="labels that two images share to be the same")
+    memory: int = Field(0, ge=0, description="vectors of past batches that are remembered")
+    steps: int = Field(1000, ge=1, description="batches, at most")
+    validate_every: int = Field(100, ge=1, description="steps between validations and checkpoints")
+    patience: int = Field(10, ge=1, description="validations without a better one that end a training")
+    optimizer: Literal["adamw", "adagrad", "sgd"] = Field("adamw", description="how weights move")
+    learning_rate: float = Field(1e-3, gt=0, description="of the head")
+    trunk_factor: float = Field(1.0, gt=0, description="the trunk's learning rate beside the head's")
+    weight_decay: float = Field(1e-4, ge=0, description="of weights; biases and norms have none")
+    warmup_steps: int = Field(50, ge=0, description="steps in which the learning rate rises")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate after that")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's arithmetic")
+    freeze_trunk: bool = Field(default=False, description="train the head alone")
+    crop: _Probability = Field(0.5, description="probability of another crop")
+    light: _Probability = Field(0.5, description="probability of other light")
+    jpeg: _Probability = Field(0.3, description="probability of JPEG artefacts")
+    rescale: _Probability = Field(0.3, description="probability of fewer pixels")
+    watermark: _Probability = Field(0.1, description="probability of a watermark")
+    flip: _Probability = Field(0.5, description="probability of a mirror image")
+    views: int = Field(4, ge=1, le=64, description="onnx: views of each image, the plain one included")
+    validation_share: float = Field(0.2, gt=0, lt=1, description="classes that are set apart")
+    init: str = Field("", description="a training whose weights to begin with")
+    seed: int = Field(0, ge=0, description="decides split, batches, changes and first weights")
+    workers: int = Field(1, ge=1, le=1000, description="processes that train as one")
+    cpus: float | None = Field(None, gt=0, description="processors for each; this machine's if absent")
+    gpu: bool = Field(default=False, description="a GPU for each")
+
+
 class S3Config(_Section):
     """How S3 is reached for a source or store; what is absent is what the AWS environment says."""
 
@@ -202,6 +280,7 @@ class CatalogConfig(_Section):
     embed: EmbedConfig = EmbedConfig()
     index: IndexConfig = IndexConfig()
     gates: GatesConfig = GatesConfig()
+    train: TrainConfig = TrainConfig()
     prices: PricesConfig = PricesConfig()
     hooks: HooksConfig = HooksConfig()
     s3: dict[Annotated[str, AfterValidator(_s3_uri)], S3Config] = Field(
@@ -279,9 +358,10 @@ def _from_file(file: Path, name: str | None) -> dict[str, Any]:
             fix="write [catalogs.shop] and the settings of the catalog shop below it",
         )
     if name not in catalogs:
-        raise ConfigError(
-            f"{file} has no catalog {name!r}", fix=f"it has {', '.join(sorted(catalogs)) or 'none'}"
-        )
+        has = f"{file} has {', '.join(sorted(catalogs)) or 'none'}"
+        if name is None:
+            raise ConfigError("no catalog is named", fix=f"name one of the configuration: {has}")
+        raise ConfigError(f"{file} has no catalog {name!r}", fix=has)
     return {**({"s3": document["s3"]} if "s3" in document else {}), **catalogs[name]}
 
 
@@ -319,8 +399,9 @@ def _validated(document: dict[str, Any]) -> CatalogConfig:
         if error["type"] == "extra_forbidden":
             raise ConfigError(f"unknown configuration key {key!r}", fix=_nearest(key)) from exc
         if error["type"] == "missing":
+            how = "name a folder or s3:// prefix of images" if key == "source" else f"pass --{key}"
             raise ConfigError(
-                f"{key} is not given", fix=f"pass --{key}, or set it in the configuration file"
+                f"{key} is not given", fix=f"{how}, or set it in the configuration file"
             ) from exc
         is_secret = key.endswith(("_url", ".endpoint"))
         got = "" if is_secret else f", got {error['input']!r}"
