@@ -1,4 +1,4 @@
-"""``bitsieve search --ray``: real actors, the answer of one process, and a holder that dies."""
+"""``--ray`` of search and evaluate: real actors, the answer of one process, and a holder that dies."""
 
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,10 @@ def test_answers_over_ray_are_those_of_one_process(command: Command, mark: str, 
     assert here["queries"] == 16
     refused = command.run(*search, "--ray", "--filter", "grp == 1", "--json")
     assert (refused.code, refused.json["error"]["kind"]) == (2, "usage")
+    evaluate = ("evaluate", "retrieval", "--store", made.folder / "store", "--label", "group_id", "--seed", 4)
+    judged = command.json(*evaluate, "--sample", 50)
+    assert judged["n_queries"] == 50
+    assert command.json(*evaluate, "--sample", 50, "--ray", "--workers", 2) == judged
 
 
 def test_resident_that_dies_is_made_again_and_its_error_arrives_as_itself(mark: str, tmp_path: Path) -> None:
