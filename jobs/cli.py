@@ -17,7 +17,8 @@ import typer
 
 from jobs.output import keep_stdout_for_results, print_error
 from jobs.packages import check_packages
-from pipeline.errors import BitsieveError, Terminated, UsageError
+from pipeline.allocator import use_system_allocator
+from pipeline.errors import BitsieveError, Terminated, UsageError, no_room
 
 _COMMANDS = {
     "demo": "jobs.demo",
@@ -87,7 +88,8 @@ def run(arguments: Sequence[str]) -> int:
         if "BITSIEVE_DEBUG" in os.environ:
             traceback.print_exc()
         fix = "report this as a bug of bitsieve; BITSIEVE_DEBUG=1 shows where it happened"
-        print_error(_InternalError(f"{type(exc).__name__}: {exc}", fix=fix), as_json=as_json)
+        full = no_room(exc) if isinstance(exc, OSError) else None
+        print_error(full or _InternalError(f"{type(exc).__name__}: {exc}", fix=fix), as_json=as_json)
         return 1
     return code if isinstance(code, int) else 0
 

@@ -1,8 +1,8 @@
 """Real parts for tests: a Ceph cluster, an S3 service, the shared data sets.
 
 A part that is missing skips the tests that need it, with a message that says what to install, unless the
-environment variable ``BITSIEVE_REQUIRE`` (a comma-separated list of ``ceph``, ``shared``) names it: then
-they fail.
+environment variable ``BITSIEVE_REQUIRE`` (a comma-separated list of ``ceph``, ``shared``, ``faketime``,
+``mount``) names it: then they fail.
 """
 
 import os
@@ -17,6 +17,7 @@ import pytest
 from tests.support import ceph as ceph_support
 from tests.support.command import Command
 from tests.support.processes import MARK, ray_processes_left
+from tests.support.tally import tally
 
 _ROOT = Path(__file__).parents[1]
 
@@ -34,6 +35,14 @@ def absent(part: str, message: str) -> NoReturn:
     if part in os.environ.get("BITSIEVE_REQUIRE", "").split(","):
         pytest.fail(f"{message} (BITSIEVE_REQUIRE names {part})")
     pytest.skip(message)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def soak_report() -> Iterator[None]:
+    """What was done to stores, and what became of them, as JSON where ``BITSIEVE_SOAK`` names a file."""
+    yield
+    if "BITSIEVE_SOAK" in os.environ:
+        tally.write(Path(os.environ["BITSIEVE_SOAK"]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,7 @@ import ray
 import ray.exceptions
 
 from pipeline.cluster.pool import CarefulWorker, ClusterOptions, Done, Result, SetAside, Task, Worker
-from pipeline.errors import BitsieveError, StorageError, WorkerError
+from pipeline.errors import BitsieveError, StorageError, WorkerError, no_room
 
 _LOG = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 3
@@ -303,6 +303,7 @@ def our_error(exc: ray.exceptions.RayTaskError) -> BitsieveError:
     cause = exc.cause
     if isinstance(cause, BitsieveError):
         return cause
-    return WorkerError(
+    full = no_room(cause) if isinstance(cause, OSError) else None
+    return full or WorkerError(
         f"a worker failed: {cause!r}", fix="report this as a bug of bitsieve, with the worker's log"
     )

@@ -29,6 +29,7 @@ from pipeline.errors import (
     SourceError,
     StorageBusy,
     StorageError,
+    no_room,
 )
 from pipeline.storage.store import ObjectStat
 
@@ -44,12 +45,6 @@ _ERRORS: tuple[tuple[set[int], type[BitsieveError], str, str], ...] = (
         AccessDenied,
         "may not be read or written by this user",
         "give this user the right to read (a store: and write) the folder",
-    ),
-    (
-        {errno.ENOSPC, errno.EDQUOT},
-        StorageError,
-        "could not be written: no space left on the device",
-        "free some space, then run again; nothing half-written is visible",
     ),
     ({errno.ENAMETOOLONG}, SourceError, "has a name that is too long for the file system", ""),
     ({errno.ELOOP}, SourceError, "is a link to itself", "remove the link"),
@@ -311,7 +306,10 @@ def _error(exc: OSError, name: str) -> BitsieveError:
     for numbers, kind, says, fix in _ERRORS:
         if exc.errno in numbers:
             return kind(f"{name} {says}", fix)
-    return StorageError(f"{name}: {exc.strerror or type(exc).__name__}")
+    return no_room(exc, name) or StorageError(
+        f"{name}: {exc.strerror or type(exc).__name__}",
+        "check the disk and how it is mounted, then run again",
+    )
 
 
 def _stat(key: str, status: os.stat_result) -> ObjectStat:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ObjectMissing, SourceError, StorageError, UsageError
+from pipeline.errors import ObjectMissing, SourceError, StorageError, UsageError, no_room
 from pipeline.storage.s3_bodies import Download, content_md5, too_short, undamaged, whole_body, whole_object
 from pipeline.storage.s3_connection import Connection, KeyTakenError
 from pipeline.storage.store import ObjectStat
@@ -40,7 +40,8 @@ class S3Store:
     ``AWS_PROFILE``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``, instance roles …), unless given; with ``role_arn``
     they are those of that role, assumed anew before they expire. The store itself never holds a credential.
     An endpoint other than AWS is spoken to with the bucket in the path.
-    ``patience_s`` bounds how long one operation is repeated while the service is busy.
+    ``patience_s`` bounds how long one operation is repeated while the service is busy, ``answer_s`` how long
+    the service may stay silent before one request counts as lost.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class S3Store:
         region: str | None = None,
         role_arn: str | None = None,
         patience_s: float = 240.0,
+        answer_s: float = 60.0,
     ) -> None:
         match = _URI.fullmatch(uri)
         if match is None:  # the URI is not repeated: it may hold a password
@@ -66,6 +68,7 @@ class S3Store:
             region=region,
             role_arn=role_arn,
             patience_s=patience_s,
+            answer_s=answer_s,
         )
 
     def __repr__(self) -> str:
@@ -356,6 +359,7 @@ def _local_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise StorageError(
-            f"the local file {str(path)!r}: {exc.strerror}", "check the disk and its rights"
+        name = f"the local file {str(path)!r}"
+        raise no_room(exc, name) or StorageError(
+            f"{name}: {exc.strerror}", "check the disk and its rights"
         ) from exc

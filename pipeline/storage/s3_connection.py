@@ -84,16 +84,18 @@ class Connection:
         region: str | None,
         role_arn: str | None,
         patience_s: float,
+        answer_s: float,
     ) -> None:
         self._profile = profile
         self._endpoint_url = endpoint_url
         self._region = region
         self._role_arn = role_arn
         self._patience_s = patience_s
+        self._answer_s = answer_s
         self._connect_anew()
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = ("_profile", "_endpoint_url", "_region", "_role_arn", "_patience_s")
+        settings = ("_profile", "_endpoint_url", "_region", "_role_arn", "_patience_s", "_answer_s")
         return {name: self.__dict__[name] for name in settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -148,11 +150,11 @@ class Connection:
         region = session.region_name or "us-east-1"
         try:
             client = session.client(
-                "s3", region_name=region, endpoint_url=self._endpoint_url, config=_config()
+                "s3", region_name=region, endpoint_url=self._endpoint_url, config=self._config()
             )
             if _is_aws(client.meta.endpoint_url):
                 return client
-            config = _config(
+            config = self._config(
                 s3={"addressing_style": "path"},  # other services rarely have a host name per bucket
                 request_checksum_calculation="when_required",  # or understand trailing checksums
                 response_checksum_validation="when_required",
@@ -160,6 +162,17 @@ class Connection:
             return session.client("s3", region_name=region, endpoint_url=self._endpoint_url, config=config)
         except ValueError as exc:
             raise UsageError("the S3 endpoint is not a URL", "correct AWS_ENDPOINT_URL") from exc
+
+    def _config(self, **more: Any) -> Config:
+        return Config(
+            retries={"mode": "adaptive", "total_max_attempts": 4},
+            connect_timeout=10,
+            read_timeout=self._answer_s,
+            max_pool_connections=64,
+            tcp_keepalive=True,
+            user_agent_extra="bitsieve",
+            **more,
+        )
 
 
 def _session(profile: str | None, region: str | None, role_arn: str | None) -> Session:
@@ -180,18 +193,6 @@ def _session(profile: str | None, region: str | None, role_arn: str | None) -> S
         )
         return Session(botocore_session=assumed, region_name=region)
     return Session(botocore_session=base, region_name=region)
-
-
-def _config(**more: Any) -> Config:
-    return Config(
-        retries={"mode": "adaptive", "total_max_attempts": 4},
-        connect_timeout=10,
-        read_timeout=60,
-        max_pool_connections=64,
-        tcp_keepalive=True,
-        user_agent_extra="bitsieve",
-        **more,
-    )
 
 
 def _is_aws(endpoint_url: str) -> bool:

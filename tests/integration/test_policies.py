@@ -7,12 +7,9 @@ does not know, and ``aws:SecureTransport``, which it knows only over TLS, and en
 
 import json
 import secrets
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +21,7 @@ from botocore.exceptions import ClientError
 from tests.support.ceph import CephCluster
 from tests.support.command import Command
 from tests.support.models import pool_model
+from tests.support.ray_nodes import ray_nodes
 from tests.support.tiny_catalogs import jpeg
 
 if TYPE_CHECKING:
@@ -114,24 +112,8 @@ def place(ceph: CephCluster, make_bucket: Callable[[str], str]) -> Place:
 @pytest.fixture(scope="module")
 def cluster(mark: str, place: Place) -> Iterator[dict[str, str]]:
     """A Ray cluster whose only CPUs are on a node with the credentials of a worker; how to reach it."""
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    own = {f"SECOND_NODE_{name}": value for name, value in place.credentials("worker").items()}
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore", "AWS_ACCESS_KEY_ID": "nobody"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.two_nodes", "0", "2"],
-        env={**environ, **secret, **settings, **own},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            addresses = (line.split()[1] for line in process.stdout if line.startswith("address "))
-            yield {**secret, "BITSIEVE_EMBED__RAY_ADDRESS": next(addresses)}
-        finally:
-            process.stdin.close()
-            process.wait(timeout=60)
+    with ray_nodes(0, 2, others=place.credentials("worker"), AWS_ACCESS_KEY_ID="nobody") as nodes:
+        yield nodes.driver
 
 
 @pytest.fixture(scope="module")

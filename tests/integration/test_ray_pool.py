@@ -110,9 +110,13 @@ def test_what_a_frozen_worker_holds_is_done_by_another(pool: RayPool, tmp_path: 
 
 
 def test_a_storage_error_is_tried_again_while_other_tasks_go_on(pool: RayPool, tmp_path: Path) -> None:
-    tasks = [Task("storage-once", tmp_path), Task("fine", tmp_path)]
+    tasks = [Task(name, tmp_path) for name in ("storage-once", "fine", "disk-full-once")]
     outcomes = {outcome.index: outcome for outcome in pool.run(Fails, tasks)}
-    assert outcomes == {0: Done(index=0, result=2), 1: Done(index=1, result=1)}
+    assert [outcomes[index] for index in range(3)] == [
+        Done(index=0, result=2),
+        Done(index=1, result=1),
+        Done(index=2, result=2),
+    ]
 
 
 def test_a_storage_error_that_lasts_is_raised_after_three_attempts(pool: RayPool, tmp_path: Path) -> None:

@@ -4,10 +4,7 @@ And on that cluster, what makes the bytes of a part: neither workers nor batches
 """
 
 import os
-import secrets
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +21,7 @@ from pipeline.storage.open import open_store
 from tests.support.catalogs import Face, grocery_photos, lfw_faces, write_tar
 from tests.support.command import Command, events, named
 from tests.support.processes import ray_processes
+from tests.support.ray_nodes import ray_nodes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -39,23 +37,8 @@ def on_s3(s3_endpoint: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def two_nodes(mark: str, on_s3: str, command: Command) -> Iterator[Command]:
     """``bitsieve`` in the environment of a cluster of two nodes with two CPUs each."""
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.two_nodes", "2", "2"],
-        env={**os.environ, **secret, **settings},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as cluster:
-        assert cluster.stdin is not None
-        assert cluster.stdout is not None
-        try:
-            addresses = (line.split()[1] for line in cluster.stdout if line.startswith("address "))
-            yield command.with_environment(**secret, BITSIEVE_EMBED__RAY_ADDRESS=next(addresses))
-        finally:
-            cluster.stdin.close()
-            cluster.wait(timeout=60)
+    with ray_nodes(2, 2) as cluster:
+        yield command.with_environment(**cluster.driver)
 
 
 def _upload(bucket: str, endpoint: str, files: dict[str, bytes]) -> None:

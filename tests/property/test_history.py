@@ -30,8 +30,9 @@ from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import newest, newest_sequence, rollback
 from tests.support.ages import let_pass
 from tests.support.crashes import Crash, ending_at
-from tests.support.invariants import folder_state, violations, violations_between
+from tests.support.invariants import folder_state, violations
 from tests.support.nights import Collection, Silence
+from tests.support.tally import judged, tally
 from tests.support.tiny_catalogs import GARBAGE, jpeg, write_folder
 
 SOAK = "BITSIEVE_SOAK" in os.environ
@@ -177,6 +178,7 @@ class History:
             self.shop.night()
         if writes.begun >= at:
             event("a night crashed")
+            tally.crash_points += 1
         if newest_sequence(self.shop.store, "main") > before:
             self.model.published(after)
         self.check()
@@ -214,6 +216,7 @@ class History:
                 purge(order)
             if crash_at is not None and writes.begun >= crash_at:
                 event("a purge crashed")
+                tally.crash_points += 1
             assert violations(folder_state(self.folder / "store")) == []
         self.model.purged.add(image_id)
         if newest_sequence(self.shop.store, "main") > before:
@@ -231,9 +234,10 @@ class History:
             self.n_writes += 1
             run_id = f"expire-{self.n_writes}"
             retention = Retention(keep_last=keep_last, older_than_s=0, min_age_s=0)
-            with suppress(Crash), ending_at(crash_at):
+            with suppress(Crash), ending_at(crash_at) as writes:
                 expiry = plan_expiry(store, "main", retention, server_now_s(store, run_id))
                 carry_out(store, expiry, run_id, when="2026-01-01", reason="test")
+            tally.crash_points += crash_at is not None and writes.begun >= crash_at
             assert violations(folder_state(self.folder / "store")) == []
         self.check()
 
@@ -256,7 +260,7 @@ class History:
                 assert list(found.ids[row]) == [ids[place] for place in order]
                 np.testing.assert_allclose(found.distances[row], distance_N[order], atol=1e-6)
         state = folder_state(self.folder / "store")
-        assert violations(state) == violations_between(self.state, state) == []
+        assert judged(state, before=self.state) == []
         self.state = state
 
 

@@ -30,6 +30,8 @@ from types import TracebackType
 from boto3.session import Session
 from botocore.config import Config
 
+from tests.support.tally import tally
+
 PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 ACCESS_KEY, SECRET_KEY = "test", "testing"
 _PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "ceph-authtool", "monmaptool")
@@ -77,11 +79,11 @@ class CephError(RuntimeError):
 
 
 class CephCluster:
-    """A running cluster; a context manager. ``endpoints`` are its gateways, all on the same objects."""
+    """A running cluster; a context manager. All of its gateways serve the same objects."""
 
     def __init__(self, folder: Path, gateways: int = 2) -> None:
         self.folder = folder.resolve()
-        self.endpoints: list[str] = []
+        self.gateways: list[Gateway] = []
         self._children: list[subprocess.Popen[bytes]] = []
         atexit.register(self.stop)
         try:
@@ -91,6 +93,11 @@ class CephCluster:
             if isinstance(exc, Exception):
                 raise CephError(f"Ceph did not start: {exc}\n{self._log_tail()}") from exc
             raise
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The URLs of the gateways."""
+        return [gateway.endpoint for gateway in self.gateways]
 
     def __enter__(self) -> "CephCluster":
         return self
@@ -108,6 +115,11 @@ class CephCluster:
                 child.send_signal(signal.SIGKILL)  # there is nothing on disk to save
                 child.wait()
         self._children.clear()
+
+    def add_gateway(self) -> "Gateway":
+        """One more gateway, for a test to break."""
+        self._start_gateway(len(self.gateways), *_free_ports(1))
+        return self.gateways.pop()
 
     def add_user(self, name: str, secret: str) -> None:
         """A user whose access key is its name; it owns nothing and may do nothing yet."""
@@ -151,11 +163,22 @@ class CephCluster:
     def _start_gateway(self, number: int, port: int) -> None:
         name = f"client.rgw.g{number}"
         self._add_key(name, "mon", "allow rw", "osd", "allow rwx")
+        gateway = Gateway(self, name, port)
+        gateway.start()
+        self.gateways.append(gateway)
+
+    def serve(self, name: str, port: int) -> "subprocess.Popen[bytes]":
+        """Starts the gateway ``name`` and waits until it answers."""
         frontend = f"beast endpoint=127.0.0.1:{port} tcp_nodelay=1"  # without it every small GET takes 40 ms
-        self._daemon("radosgw", "-n", name, "--rgw-frontends", frontend)
-        endpoint = f"http://127.0.0.1:{port}"
-        self._wait_for(endpoint)
-        self.endpoints.append(endpoint)
+        child = self._daemon("radosgw", "-n", name, "--rgw-frontends", frontend)
+        self._wait_for(f"http://127.0.0.1:{port}")
+        return child
+
+    def kill(self, child: "subprocess.Popen[bytes]") -> None:
+        """Ends one of the children without a chance to clean up."""
+        self._children.remove(child)
+        child.kill()
+        child.wait()
 
     def _wait_for(self, endpoint: str) -> None:
         give_up_s = time.monotonic() + _START_S
@@ -190,13 +213,14 @@ class CephCluster:
             )
         return done.stdout
 
-    def _daemon(self, program: str, *arguments: str) -> None:
+    def _daemon(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
         with (self.folder / "log" / f"{program}.{len(self._children)}.out").open("wb") as out:
             command = ["setpriv", "--pdeathsig", "KILL", program, "-f", *self._with_config, *arguments]
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment()
             )
         self._children.append(child)
+        return child
 
     def _log_tail(self) -> str:
         tails = []
@@ -216,6 +240,42 @@ class CephCluster:
     @property
     def _with_config(self) -> tuple[str, str]:
         return "-c", str(self._config)
+
+
+class Gateway:
+    """A radosgw of a cluster; it can be killed and started again, frozen and woken."""
+
+    def __init__(self, cluster: CephCluster, name: str, port: int) -> None:
+        self._cluster, self._name, self._port = cluster, name, port
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Until it answers."""
+        self._child = self._cluster.serve(self._name, self._port)
+
+    def kill(self) -> None:
+        """With SIGKILL; what it was doing is lost."""
+        self._cluster.kill(self._process)
+        tally.faults["radosgw killed"] += 1
+
+    def freeze(self) -> None:
+        """It accepts connections and answers nothing any more."""
+        self._process.send_signal(signal.SIGSTOP)
+        tally.faults["radosgw frozen"] += 1
+
+    def wake(self) -> None:
+        """It goes on where it stood."""
+        self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def _process(self) -> "subprocess.Popen[bytes]":
+        assert self._child is not None
+        return self._child
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Ends a run at its n-th write to a local store, and counts the writes of a run that nobody ends.
+"""Ends a run at its n-th write to a local store, or stops it there, and counts the writes of any run.
 
 Between two writes nothing that lasts happens: to end at every write is to end everywhere.
 """
@@ -33,6 +33,18 @@ def crash() -> NoReturn:
 @contextmanager
 def ending_at(number: int | None, end: Callable[[], NoReturn] = crash) -> Iterator[Writes]:
     """``end`` is called in place of write ``number``, counted from 1, and of those after it."""
+
+    def act(begun: int) -> None:
+        if number is not None and begun >= number:
+            end()
+
+    with before_writes(act) as writes:
+        yield writes
+
+
+@contextmanager
+def before_writes(act: Callable[[int], None]) -> Iterator[Writes]:
+    """``act`` is told the number of each write, counted from 1, before it is done."""
     writes = Writes()
 
     def counted(name: str) -> Callable[..., Any]:
@@ -40,8 +52,7 @@ def ending_at(number: int | None, end: Callable[[], NoReturn] = crash) -> Iterat
 
         def call(*arguments: Any) -> Any:
             writes.begun += 1
-            if number is not None and writes.begun >= number:
-                end()
+            act(writes.begun)
             return write(*arguments)
 
         return call

@@ -92,6 +92,17 @@ def differences(one: State, other: State) -> list[str]:
     return found
 
 
+def live_ids(state: State, collection: str = "main") -> list[str]:
+    """The images of the newest snapshot, each as often as it is alive; none before the first."""
+    keys = _histories(state).get(collection, [])
+    if not keys:
+        return []
+    content = _read(state, keys[-1])["content"]
+    bitmaps = {ref["part"]: ref for ref in content["dead_rows"]}
+    parts = [_part(state, ref, bitmaps.get(ref["key"]), content["model"]["dim"]) for ref in content["parts"]]
+    return [id_ for part in parts for id_, alive in zip(part.ids, part.alive_N, strict=True) if alive]
+
+
 def _violations(state: State) -> Iterator[str]:
     for name, keys in _histories(state).items():
         runs: Counter[str] = Counter()

@@ -14,6 +14,7 @@ from jobs.reindex import Night, backfill, reindex
 from jobs.run import Run
 from jobs.sitting import Sitting
 from pipeline.catalog.change_list import ChangeList
+from pipeline.cluster.pool import Pool
 from pipeline.config import CatalogConfig
 from pipeline.fingerprint import sealed, unsealed
 from pipeline.model.described import remembered
@@ -46,6 +47,7 @@ class Collection:
     model: bytes = field(default_factory=pool_model)
     settings: dict[str, Any] = field(default_factory=dict)
     pool: InlinePool = field(default_factory=InlinePool)
+    cluster: Pool | None = None  # carries out the tasks in place of ``pool``
     run: Run | None = None
     n_runs: int = 0
     changes: ChangeList | None = None
@@ -101,7 +103,7 @@ class Collection:
             store=LocalStore(config.store),
             source=LocalStore(config.source),
             cache=self.cache,
-            pool=self.pool,
+            pool=self.cluster or self.pool,
             progress=Silence(),
             events=EventLog(self.store, run_id),
         )

@@ -1,5 +1,6 @@
 """Workers for tests of the pool: each does one plain thing, or dies in one plain way."""
 
+import errno
 import os
 import signal
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Fails:
             raise SourceError("no such catalog", fix="look again")
         if task.name == "bug":
             raise ZeroDivisionError("a bug")
+        if task.name == "disk-full-once" and attempt == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", "/cache/file")
         if task.name == "storage-always" or (task.name == "storage-once" and attempt == 1):
             raise StorageError(f"attempt {attempt} failed", fix="wait")
         return attempt

@@ -1,5 +1,6 @@
-"""Finds the processes that a test left behind: all that carry its mark in their environment."""
+"""Finds processes: those that a test left behind, by their mark, and those that a process has started."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -35,3 +36,16 @@ def ray_processes_left(mark: str, but: tuple[bytes, ...] = (), patience_s: float
     while (left := ray_processes(mark, but)) and time.monotonic() < give_up_s:
         time.sleep(0.1)
     return left
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that ``pid`` has started, and those that these have started, eldest first."""
+    children: dict[int, list[int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(process.name))
+    found = sorted(children.get(pid, []))
+    for child in found:
+        found += sorted(children.get(child, []))
+    return found

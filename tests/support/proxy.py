@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.tally import tally
+
 
 class Kind(StrEnum):
     """What goes wrong."""
@@ -91,6 +93,7 @@ class FaultProxy:
             for fault in self._faults:
                 if fault.times > 0 and fault.method == method and fault.target in target:
                     fault.times -= 1
+                    tally.faults[f"proxy {fault.kind.value}"] += 1
                     return fault
         return None
 

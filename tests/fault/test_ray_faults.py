@@ -1,0 +1,159 @@
+"""Ray nodes that come, freeze and die in the middle of a night, and a cluster that loses its head.
+
+``make test`` kills one driver whose tasks run in Ray, ``make soak`` ten.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import crash_driver
+from tests.support.command import Command, Outcome, events, named
+from tests.support.invariants import folder_state
+from tests.support.models import pool_model
+from tests.support.nights import Collection
+from tests.support.ray_nodes import RayNodes, ray_nodes
+from tests.support.tally import judged
+from tests.support.tiny_catalogs import jpeg, write_folder
+
+pytestmark = [pytest.mark.fault, pytest.mark.integration, pytest.mark.timeout(240)]
+SOAK = "BITSIEVE_SOAK" in os.environ
+N_POINTS = 10 if SOAK else 1
+N_IMAGES = 600
+SHARD_IMAGES = 10
+
+
+@pytest.fixture(scope="module")
+def cluster(mark: str) -> Iterator[RayNodes]:
+    """Three nodes of one CPU each."""
+    with ray_nodes(1, 1, 1) as nodes:
+        yield nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    """A catalog, and what the store of an undisturbed night over it holds."""
+
+    source: Path
+    model: Path
+    settings: dict[str, Any]
+    undisturbed: dict[str, bytes]
+
+    def reindex(self, store: Path) -> list[object]:
+        how = ("--set", f"embed.shard_images={SHARD_IMAGES}", "--json")
+        return ["reindex", self.source, "--store", store, "--model", self.model, *how]
+
+    def check(self, store: Path) -> dict[str, bytes]:
+        """The store is sound and holds what nobody disturbed."""
+        state = folder_state(store)
+        assert judged(state, wanted=self.undisturbed) == []
+        return state
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    folder = tmp_path_factory.mktemp("shop")
+    source = write_folder(
+        folder / "photos", {f"{number:04d}.jpg": jpeg(number) for number in range(N_IMAGES)}
+    )
+    settings = {"source": str(source), "embed": {"shard_images": SHARD_IMAGES}}
+    Collection(folder, settings=settings).night()
+    (folder / "model.onnx").write_bytes(pool_model())
+    return Shop(
+        source=source,
+        model=folder / "model.onnx",
+        settings=settings,
+        undisturbed=folder_state(folder / "store"),
+    )
+
+
+def receipts(store: Path) -> set[str]:
+    return {path.stem for path in (store / "receipts/embed").glob("*.json")}
+
+
+def wait_until(enough: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + 100
+    while not enough():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.002)
+
+
+def test_nodes_that_join_freeze_and_die_in_the_middle_change_nothing(
+    cluster: RayNodes, shop: Shop, command: Command, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    doomed, zombie = cluster.nodes[1:3]
+    with command.with_environment(**cluster.driver).start(*shop.reindex(store)) as driver:
+        wait_until(lambda: len(receipts(store)) >= 3)
+        doomed.signal(signal.SIGKILL)
+        wait_until(lambda: len(receipts(store)) >= 8)
+        zombie.signal(signal.SIGSTOP)
+        frozen_with = len(receipts(store))
+        cluster.add(1)
+        stdout, stderr = driver.communicate()
+    assert driver.returncode == 0, stderr
+    assert frozen_with < N_IMAGES // SHARD_IMAGES
+    said = Outcome(code=0, stdout=stdout, stderr=stderr).json
+    assert said["images"]["embedded"] == N_IMAGES
+    assert said["images"]["set_aside"] == 0
+    published = shop.check(store)
+    zombie.signal(signal.SIGCONT)
+    wait_until(lambda: not zombie.is_alive)
+    assert judged(folder_state(store), before=published, wanted=published, at_once=True) == []
+    workers = {
+        event["worker"].partition(":")[0]
+        for event in named(events(store, said["run"]), "task_succeeded")
+        if event["stage"] == "embed"
+    }
+    assert len(workers) >= 2
+
+
+def test_driver_killed_at_a_write_while_ray_works_ends_as_if_it_had_not_been(
+    cluster: RayNodes, tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / "photos", {f"{number}.jpg": jpeg(number) for number in range(7)})
+    settings: dict[str, Any] = {"source": str(source), "embed": {"shard_images": 3}}
+    whole = tmp_path / "whole"
+    assert crash_driver.night(whole, settings, 1) == 0
+    wanted = folder_state(whole / "store")
+    on_ray = crash_driver.OnRay(address=cluster.address, environment=cluster.secret)
+    n_writes = crash_driver.n_writes(whole)  # some of them are the workers' in Ray
+    for point in range(N_POINTS):
+        folder, at = tmp_path / "killed", 2 + point * (n_writes // 2) // N_POINTS
+        assert crash_driver.night(folder, settings, 1, at, on_ray) == crash_driver.KILLED
+        killed = folder_state(folder / "store")
+        assert judged(killed) == []
+        assert crash_driver.night(folder, settings, 2, None, on_ray) == 0
+        resumed = folder_state(folder / "store")
+        assert judged(resumed, before=killed, wanted=wanted) == [], at
+        shutil.rmtree(folder)
+
+
+def test_run_whose_cluster_loses_its_head_fails_and_goes_on_elsewhere(
+    shop: Shop, command: Command, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    hasty = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}  # a minute, if nobody says otherwise
+    with (
+        ray_nodes(1, 1, **hasty) as cluster,
+        command.with_environment(**cluster.driver, **hasty).start(*shop.reindex(store)) as driver,
+    ):
+        wait_until(lambda: len(receipts(store)) >= 3)
+        cluster.kill_head()
+        begun_s = time.monotonic()
+        _, stderr = driver.communicate()
+    assert driver.returncode == 1, stderr  # by Ray: nothing can be said any more
+    assert time.monotonic() - begun_s < 60
+    state, done = folder_state(store), receipts(store)
+    assert 3 <= len(done) < N_IMAGES // SHARD_IMAGES
+    assert judged(state) == []
+    night = Collection(tmp_path, settings=shop.settings).night()
+    assert night.manifest.coverage.embedded == N_IMAGES
+    assert judged(folder_state(store), before=state, wanted=shop.undisturbed) == []
