@@ -18,6 +18,7 @@ import typer
 from jobs.output import keep_stdout_for_results, print_error
 from jobs.packages import check_packages
 from pipeline.allocator import use_system_allocator
+from pipeline.allocator import use_system_allocator
 from pipeline.errors import BitsieveError, Terminated, UsageError, no_room
 
 _COMMANDS = {
@@ -106,6 +107,7 @@ def command_line(verb: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
     )
     known = {**_COMMANDS, **_GROUPS}
+    use_system_allocator()  # before a command imports Arrow
     for name in [verb] if verb in known else known:
         module = importlib.import_module(known[name])
         if name in _COMMANDS:

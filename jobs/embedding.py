@@ -11,6 +11,7 @@ from jobs.output import say
 from jobs.prediction import compare, work_id
 from jobs.run import Run, worker_memory_bytes
 from jobs.sitting import Sitting, SittingOver
+from pipeline.allocator import give_back_freed_memory
 from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, STAGE_SECONDS, WORKERS
 from pipeline.cluster.pool import Done
@@ -71,6 +72,7 @@ def embed_stage(
     todo = sitting.taken_on(todo, lambda number: shards[number].n_images)
     tasks = [shards[number] for number in todo]
     if tasks:
+        give_back_freed_memory()  # what the listing took, while others work for hours
         say(budget_in_words(settings.memory_budget_bytes))
     worker = partial(make_worker, settings)
     for outcome in run.pool.run(worker, tasks, deadline_s=sitting.deadline_s):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from jobs.progress import TerminalProgress
 from jobs.run import Run, cache_limit_bytes, cluster_options, default_cache, new_run_id, utc_now
-from pipeline.allocator import use_system_allocator
 from pipeline.catalog.settle import settle_source
 from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.cluster.ray_pool import RayPool
@@ -30,7 +29,6 @@ from pipeline.telemetry import EventLog
 @contextmanager
 def open_run(config: CatalogConfig, *, quiet: bool = False) -> Iterator[Run]:
     """A run over ``config``: Ray is shut down and events are written when it is left, however it is left."""
-    use_system_allocator()
     reach_s3_by(config)
     config = _settled(config)
     _check_source_is_there(config.source)

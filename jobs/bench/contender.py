@@ -21,6 +21,7 @@ from typing import Any
 
 import jobs.bench.peers
 from jobs.bench.memory import MemoryWatch, PeakMemory
+from pipeline.allocator import ENVIRONMENT
 
 _TIMEOUT_S = 1800.0
 
@@ -102,8 +103,8 @@ def _run_in(folder: Path, scratch: Path, contender: Contender, *, with_memory: b
 def _environment(contender: Contender, folder: Path) -> dict[str, str]:
     environment = {**os.environ, **(contender.environment or {})}
     if contender.module.startswith("jobs.bench.peers"):
-        environment["PYTHONPATH"] = str(_peer_code(folder))
-    return environment
+        return {**environment, "PYTHONPATH": str(_peer_code(folder))}
+    return {**ENVIRONMENT, **environment}  # as the command line starts itself
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[str, str]:

@@ -44,6 +44,7 @@ STAGE = "list"
 STAGE_VERSION = 2
 FILE = "listing"
 _THREADS = {SourceFormat.WEBDATASET: 8, SourceFormat.PARQUET: 4}  # pages of Parquet are large
+_LOCAL_THREADS = 2  # one hashes while Python works for the other
 _BUDGET_BYTES = 16 << 20  # what each thread holds of its file, to have the next ranges under way
 _LOCAL_BUDGET_BYTES = 1 << 20  # of a file on this machine, which nothing has to be waited for
 
@@ -81,7 +82,9 @@ def list_catalog(
     def one(stat: ObjectStat) -> tuple[pa.Table, Receipt, int]:
         return _container(source, spec, listing.format, stat, store, cache)
 
-    with ThreadPoolExecutor(_THREADS[listing.format]) as threads:
+    is_here = any(source.local_path(stat.key) is not None for stat in listing.objects[:1])
+    n_threads = _LOCAL_THREADS if is_here else _THREADS[listing.format]
+    with ThreadPoolExecutor(n_threads) as threads:
         for done, (table, receipt, n_bytes) in enumerate(threads.map(one, listing.objects), start=1):
             tables.append(table)
             bytes_read += n_bytes

@@ -1,5 +1,6 @@
 """What a run holds in memory while it embeds: libraries of other stages are not even imported."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +15,16 @@ _ELSEWHERE = "sklearn scipy matplotlib jinja2 numba duckdb polars pandas torch p
 
 _DRIVER = """
 import os, sys
-import pyarrow
 from jobs import cli
 cli.command_line("reindex")
+import pyarrow
 from jobs.reindex import reindex
 from jobs.session import open_run
 from pipeline.config import CatalogConfig
 
 class Pool:
     def run(self, make_worker, tasks, *, deadline_s=None):
-        pool = pyarrow.default_memory_pool().backend_name
+        pool = pyarrow.default_memory_pool().backend_name  # what Arrow chose by itself, in C++ too
         print(len(tasks), pool, *{modules} & set(sys.modules), flush=True)
         os._exit(0)
         yield
@@ -54,7 +55,9 @@ def said(program: str, absent: str, *arguments: object) -> str:
         program.replace("{modules}", repr(set(absent.split()))),
         *map(str, arguments),
     ]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ARROW_")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip()
 
 
 def test_driver_that_hands_out_images_holds_no_decoder_runtime_or_report(tmp_path: Path) -> None:
