@@ -15,7 +15,8 @@ import typer
 
 from jobs.hooks import REFUSED, announce
 from jobs.limits import limit_in_words
-from jobs.output import print_result, say
+from jobs.output import hours_in_words, print_result, say
+from jobs.place import Source
 from jobs.reindex import Night, backfill
 from jobs.reindex_command import counted_in_words, index_in_words, overrides, refusal
 from jobs.run import Run
@@ -27,7 +28,7 @@ from pipeline.errors import GateRefused
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="Folder or s3:// prefix; with -c the name of a catalog.")],
+    source: Source = None,
     store: Annotated[str | None, typer.Option(help="Where the index lives: folder or s3:// prefix.")] = None,
     model: Annotated[str | None, typer.Option(help="ONNX file with a card, or `builtin`.")] = None,
     collection: Annotated[str | None, typer.Option(help="Collection in the store, `main` if absent.")] = None,
@@ -105,7 +106,7 @@ def _unfinished_in_words(run: Run, over: SittingOver) -> str:
         hours = over.left / (n_now / embed_s) / 3600
         limit = limit_in_words(run.embed_seconds, run.embed_workers)
         lines.append(f"embedded {n_now / embed_s:.0f} images/s, {limit}".removesuffix(", "))
-        lines.append(f"at this pace {hours:.2g} hours are left: run the same command again")
+        lines.append(f"at this pace {hours_in_words(hours)} are left: run the same command again")
     else:
         lines.append("run the same command again for the rest")
     return "\n".join(lines)

@@ -58,6 +58,17 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() else _written_out(char) for char in text)
 
 
+def hours_in_words(hours: float) -> str:
+    """In the unit in which it is no small fraction.
+
+    >>> hours_in_words(26.0), hours_in_words(0.5), hours_in_words(0.0004)
+    ('26.00 hours', '30.0 minutes', '1.4 seconds')
+    """
+    if hours >= 1:
+        return f"{hours:.2f} hours"
+    return f"{60 * hours:.1f} minutes" if hours >= 1 / 60 else f"{3600 * hours:.1f} seconds"
+
+
 def _written_out(char: str) -> str:
     code = ord(char)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -14,6 +14,10 @@ from pipeline.snapshot.open import OpenSnapshot
 from pipeline.storage.open import open_existing_store
 from pipeline.storage.store import ObjectStore
 
+Source = Annotated[
+    str | None,
+    typer.Argument(help="Folder or s3:// prefix; with -c the name of a catalog.", show_default=False),
+]
 Store = Annotated[str, typer.Option(help="Folder or s3:// prefix; with -c the name of a catalog.")]
 Collection = Annotated[str | None, typer.Option(help="Collection in the store; `main` if absent.")]
 Config = Annotated[Path | None, typer.Option("-c", "--config", help="TOML file with named catalogs.")]
@@ -45,7 +49,7 @@ def find_place(
         UsageError: no store is named.
         ConfigError: the configuration has no such catalog, or is none.
     """
-    if store is None:
+    if store is None and config is None:
         raise UsageError("--store is not given", fix="pass --store, with -c the name of a catalog")
     flags = {"collection": collection}
     if config is None:

@@ -20,7 +20,8 @@ import typer
 from jobs.embedding import embed_settings
 from jobs.look import Listed, image_shards, look
 from jobs.models import collection_model, stored_model
-from jobs.output import print_result
+from jobs.output import hours_in_words, print_result
+from jobs.place import Source
 from jobs.prediction import predict, work_id
 from jobs.reembed import embedded_again
 from jobs.run import Run
@@ -37,7 +38,7 @@ _WRITES_A_SHARD = 3  # part, rejects, receipt
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="Folder or s3:// prefix; with -c the name of a catalog.")],
+    source: Source = None,
     store: Annotated[str | None, typer.Option(help="Where the index lives: folder or s3:// prefix.")] = None,
     model: Annotated[str | None, typer.Option(help="ONNX file with a card, or `builtin`.")] = None,
     collection: Annotated[str | None, typer.Option(help="Collection in the store, `main` if absent.")] = None,
@@ -107,7 +108,7 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
             "images_per_s_per_worker": round(rate, 1),
         },
         "workers": workers,
-        "hours": round(seconds / 3600, 4),
+        "hours": round(seconds / 3600, 6),
         "cost": money(run.config.prices, requests, n_bytes, seconds * workers / 3600),
         "deadline": _deadline(fresh.num_rows, cost, deadline_h),
     }
@@ -207,7 +208,7 @@ def _in_words(result: Mapping[str, Any]) -> str:
         f"probe of {probe['images']} images: fetch {probe['fetch_ms']:.2f} ms, "
         f"decode {probe['decode_ms']:.2f} ms, infer {probe['infer_ms']:.2f} ms; "
         f"{probe['images_per_s_per_worker']:.0f} images/s per worker",
-        f"{result['workers']} workers: {result['hours']:.2f} hours",
+        f"{result['workers']} workers: {hours_in_words(result['hours'])}",
     ]
     if images["why_again"]:
         lines.append(f"{images['known_to_embed_again']} known images again: {images['why_again']}")
@@ -216,6 +217,7 @@ def _in_words(result: Mapping[str, Any]) -> str:
     if result["deadline"] is not None:
         wanted = result["deadline"]
         lines.append(
-            f"in {wanted['hours']:g} hours: {wanted['workers']} workers, {wanted['images_per_s']:.0f}/s"
+            f"in {hours_in_words(wanted['hours'])}: {wanted['workers']} workers, "
+            f"{wanted['images_per_s']:.0f}/s"
         )
     return "\n".join(lines)

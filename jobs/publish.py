@@ -14,6 +14,7 @@ from jobs.run import new_run_id, utc_now
 from jobs.session import checked_collection
 from pipeline.errors import GateRefused, UsageError
 from pipeline.snapshot.candidates import adopt, promote
+from pipeline.snapshot.gates import check_overrides
 from pipeline.snapshot.publish import Published
 
 
@@ -50,6 +51,7 @@ def command(
         )
     opened = place.open()
     given = overrides(override or [])
+    check_overrides(given)
     now = utc_now()
     new_id = new_run_id(now)
     try:

@@ -33,7 +33,7 @@ from pipeline.snapshot.publish import newest
 from pipeline.snapshot.purge import (
     fewer_rejected,
     forget,
-    holds,
+    held_ids,
     id_digest,
     ids_array,
     remember,
@@ -135,6 +135,11 @@ def in_words(result: Mapping[str, Any]) -> str:
     if result["files"]:
         lines.append(f"these hold them until `bitsieve expire --delete` is run after {result['held_until']}:")
         lines += [f"    {visible(key)}" for key in result["files"]]
+    lines += [
+        f"no file of this store holds {visible(one)}: is it gone already, or spelled otherwise? see "
+        "`bitsieve explain`"
+        for one in result["unknown"]
+    ]
     for run_id in result["at_work"]:
         lines.append(f"run {run_id} is at work and may store them again: purge once more when it has ended")
     return "\n".join(lines)
@@ -228,7 +233,8 @@ def _condemn(order: Purge) -> dict[str, Any]:
     files = {
         file.key: file for group in (*groups, *receipts.values()) for file in group if file.key in present
     }
-    held = _holding(order, files.values(), ids)
+    found = {file.key: held_ids(store, file, ids, order.cache) for file in files.values()}
+    held = {key for key, images in found.items() if images}
     held |= _siblings(manifests, receipts, held) & present
     expired = [
         name
@@ -256,6 +262,7 @@ def _condemn(order: Purge) -> dict[str, Any]:
         "files": sorted(held),
         "held_until": datetime.fromtimestamp(now_s + GRACE_S, UTC).isoformat(timespec="minutes"),
         "at_work": [run.run_id for run in runs_seen(store, objects, now_s)],
+        "unknown": sorted(set(order.ids).difference(*found.values())),
         "remembered": [] if order.forget else sorted(id_digest(one) for one in order.ids),
     }
 
@@ -280,7 +287,7 @@ def _is_index(named: Sequence[DataFile], held: set[str]) -> bool:
 
 
 def _holding(order: Purge, files: Any, ids: pa.Array) -> set[str]:
-    return {file.key for file in files if holds(order.store, file, ids, order.cache)}
+    return {file.key for file in files if held_ids(order.store, file, ids, order.cache)}
 
 
 def _keys(store: ObjectStore) -> list[str]:

@@ -11,6 +11,7 @@ import typer
 from jobs.hooks import PUBLISHED, REFUSED, announce
 from jobs.limits import limit_in_words
 from jobs.output import print_result, say
+from jobs.place import Source
 from jobs.reindex import Night, reindex
 from jobs.run import Run
 from jobs.session import open_run
@@ -29,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard 
 
 
 def command(
-    source: Annotated[str, typer.Argument(help="Folder or s3:// prefix; with -c the name of a catalog.")],
+    source: Source = None,
     store: Annotated[str | None, typer.Option(help="Where the index lives: folder or s3:// prefix.")] = None,
     model: Annotated[str | None, typer.Option(help="ONNX file with a card, or `builtin`.")] = None,
     label: Annotated[str | None, typer.Option(help="Attribute that names what an image shows.")] = None,

@@ -20,6 +20,7 @@ VECTORS_AT_ONCE = 8_192
 NORM_TOLERANCE = 1e-3
 _VECTOR_COLUMNS = ("embedding", "vector")
 _IMAGE_COLUMNS = ("image", "jpg", "bytes")
+_TARS = (".tar", ".tar.gz", ".tgz")
 _ID_COLUMNS = ("image_id", "query", "id")
 
 
@@ -121,11 +122,14 @@ def _batch(names: Sequence[str], embedded: EmbeddedQueries) -> QueryBatch:
 
 def _files(path: Path) -> tuple[Path, ...]:
     """A file as it is, a folder as the files in it, sorted by name."""
-    if not path.is_dir():
-        return (path,)
-    inside = sorted(file for file in path.iterdir() if file.is_file())
+    inside = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     if not inside:
         raise UsageError(f"the folder {path} holds no query images", fix="name files, or another folder")
+    if all(file.name.endswith(_TARS) for file in inside):
+        raise UsageError(
+            f"{path} {'holds tars' if path.is_dir() else 'is a tar'}; a query is an image file",
+            fix=f"unpack some images first, as in `tar -xf {inside[0]} -C queries`, and name their folder",
+        )
     return tuple(inside)
 
 

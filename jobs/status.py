@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.output import print_result
+from jobs.output import print_result, say
 from jobs.place import Collection, Config, Store, find_place
 from jobs.progress import pace_in_words
-from pipeline.snapshot.publish import newest
+from pipeline.errors import DataCorrupt
+from pipeline.snapshot.publish import newest, newest_sequence
 from pipeline.storage import layout
 from pipeline.storage.store import ObjectStat, ObjectStore
 
@@ -29,38 +30,56 @@ def command(
     collection: Collection = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-) -> None:
+) -> int:
     """Live runs and the last one that ended, with progress and time left; the age of the newest snapshot.
 
     Example: bitsieve status --store index/ --json
     """
     place = find_place(store, collection, config)
     result = status(place.open(), place.collection, time.time())
+    if "error" in result:
+        say("bitsieve: {kind}: {message}\n  fix: {fix}".format(**result["error"]))
     print_result(result, _in_words(result), as_json=as_json)
+    return DataCorrupt.exit_code if "error" in result else 0
 
 
 def status(store: ObjectStore, collection: str, now_s: float) -> dict[str, Any]:
     """The newest snapshot and its age; live and silent runs; the last run that ended.
 
+    Where the newest snapshot cannot be read, only its sequence is known, and ``error`` says why.
     ``now_s`` is seconds since 1970; the clock of the machine that asks and the store's should agree to a few
     seconds.
     """
-    manifest = newest(store, collection)
+    published, error = _published(store, collection, now_s)
     runs = _runs(store, collection, now_s)
     ended = [run for run in runs if run["state"] == "ended"]
-    published = None
-    if manifest is not None:
-        age_s = now_s - datetime.fromisoformat(manifest.created).timestamp()
-        published = {
-            "sequence": manifest.sequence,
-            "created": manifest.created,
-            "age_s": round(age_s),
-            "images": manifest.content.live_rows,
-        }
     last = ended[0] if ended else None
     live = [run for run in runs if run["state"] == "live"]
     silent = [run for run in runs if run["state"] == "silent" and (last is None or run["run"] > last["run"])]
-    return {"collection": collection, "snapshot": published, "live": live, "silent": silent, "last": last}
+    found = {"collection": collection, "snapshot": published, "live": live, "silent": silent, "last": last}
+    return found if error is None else {**found, "error": error}
+
+
+def _published(
+    store: ObjectStore, collection: str, now_s: float
+) -> tuple[dict[str, Any] | None, dict[str, str] | None]:
+    """The newest snapshot, None before the first; and what is wrong with it."""
+    try:
+        manifest = newest(store, collection)
+    except DataCorrupt as exc:
+        fix = "restore it from a copy of the store; `bitsieve verify --all` finds what else is damaged"
+        error = {"kind": exc.kind, "message": exc.message, "fix": fix}
+        unknown = {"created": None, "age_s": None, "images": None}
+        return {"sequence": newest_sequence(store, collection), **unknown}, error
+    if manifest is None:
+        return None, None
+    age_s = now_s - datetime.fromisoformat(manifest.created).timestamp()
+    return {
+        "sequence": manifest.sequence,
+        "created": manifest.created,
+        "age_s": round(age_s),
+        "images": manifest.content.live_rows,
+    }, None
 
 
 def _runs(store: ObjectStore, collection: str, now_s: float) -> list[dict[str, Any]]:
@@ -95,7 +114,9 @@ def _progress_objects(store: ObjectStore, now_s: float) -> list[ObjectStat]:
 def _in_words(result: Mapping[str, Any]) -> str:
     published, last = result["snapshot"], result["last"]
     lines = [f"{result['collection']}: nothing published yet"]
-    if published is not None:
+    if "error" in result:
+        lines = [f"{result['collection']}: snapshot {published['sequence']} CANNOT BE READ"]
+    elif published is not None:
         age = timedelta(seconds=published["age_s"])
         lines = [
             f"{result['collection']}: snapshot {published['sequence']} of {published['images']} images, "

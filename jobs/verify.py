@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -53,7 +54,8 @@ def command(
     place = find_place(store, collection, config)
     opened = place.open()
     history, chain = read_history(opened, place.collection)
-    chosen = _chosen(opened, place.collection, history, chain, sequence, every=every)
+    expired = expired_sequences(opened, place.collection)
+    chosen = _chosen(opened, history, chain, sequence, expired, every=every)
     with TerminalProgress() as progress:
         found = verify(opened, chosen, default_cache(os.environ), progress, deep=deep)
         findings = [*chain, *found.findings]
@@ -62,10 +64,12 @@ def command(
         if sample and chosen and not findings:  # else it would stumble over them
             again = _reembed(opened, chosen[-1], progress, sample, seed)
             findings += with_dependents(again.findings, dependents(chosen))
-        repaired = _repair(opened, chosen, findings, chain, progress) if mend and findings else None
+        can_mend = mend and findings and chosen and not chain
+        repaired = _repair(opened, chosen, findings, progress) if can_mend else None
     result: dict[str, Any] = {
         "collection": place.collection,
         "snapshots": list(found.sequences),
+        "expired": sorted(expired) if every else [],
         "files": found.n_files,
         "bytes": found.n_bytes,
         "rows": found.n_rows,
@@ -77,7 +81,7 @@ def command(
     if repaired is not None:
         result["repair"] = repaired
     if left:
-        error = _error(left)
+        error = _error(left, chain_is_broken=bool(chain), mended=mend)
         result["error"] = {"kind": error.kind, "message": error.message, "fix": error.fix}
         say(f"bitsieve: {error.kind}: {error}")
     done = "" if repaired is None else f"\n{repair_in_words(repaired)}"
@@ -92,6 +96,9 @@ def in_words(result: dict[str, Any], findings: Sequence[Finding]) -> str:
         f"looked at snapshot {sequences} of {result['collection']}: {result['files']} files, "
         f"{result['bytes']} bytes, {result['rows']} rows, {result['receipts']} receipts"
     ]
+    if result["expired"]:
+        gone = ", ".join(str(sequence) for sequence in result["expired"])
+        lines.append(f"not looked at: snapshot {gone}, expired: their files may be gone")
     sample = result["sample"]
     if sample is not None:
         lines.append(
@@ -110,17 +117,16 @@ def in_words(result: dict[str, Any], findings: Sequence[Finding]) -> str:
 
 def _chosen(
     store: ObjectStore,
-    collection: str,
     history: Sequence[Manifest],
     chain: Sequence[Finding],
     sequence: int | None,
+    expired: AbstractSet[int],
     *,
     every: bool,
 ) -> list[Manifest]:
     """The snapshots to look into; those that cannot be read are findings already."""
     if not history and not chain:
         raise StoreMismatch(f"there is no snapshot in {store.uri}", fix="publish one with `bitsieve reindex`")
-    expired = expired_sequences(store, collection)
     if every:
         return [manifest for manifest in history if manifest.sequence not in expired]
     if sequence in expired:
@@ -155,16 +161,9 @@ def _repair(
     store: ObjectStore,
     chosen: Sequence[Manifest],
     findings: Sequence[Finding],
-    chain: Sequence[Finding],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Mends the newest snapshot.
-
-    Raises:
-        DataCorrupt: the chain of snapshots is broken: nobody but a copy of the store knows what was there.
-    """
-    if chain or not chosen:
-        raise _error(chain or findings)
+    """Mends the newest snapshot, as far as parts and snapshots say what was there."""
     now = utc_now()
     order = Repair(
         store=store, run_id=new_run_id(now), now=now, cache=default_cache(os.environ), progress=progress
@@ -176,11 +175,15 @@ def _without_findings(again: Reembedded) -> dict[str, Any]:
     return {name: value for name, value in asdict(again).items() if name != "findings"}
 
 
-def _error(findings: Sequence[Finding]) -> BitsieveError:
+def _error(findings: Sequence[Finding], *, chain_is_broken: bool, mended: bool) -> BitsieveError:
     first = findings[0]
     others = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
-    return DataCorrupt(
-        f"{first.key}: {first.detail}{others}",
-        fix="`bitsieve verify --repair` makes again what can be; what it calls hopeless, and snapshots, are "
-        "restored from a copy of the store",
-    )
+    message = f"{first.key}: {first.detail}{others}"
+    if chain_is_broken:
+        fix = "restore the snapshots named here from a copy of the store, which alone knows what they held, "
+        fix += "then verify again" + ("; nothing was repaired" if mended else "")
+    elif mended:
+        fix = "restore what is named here from a copy of the store: nothing in the store says what it held"
+    else:
+        fix = "`bitsieve verify --repair` makes again what can be"
+    return DataCorrupt(message, fix=fix)

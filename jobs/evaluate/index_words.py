@@ -15,12 +15,10 @@ def index_in_words(result: Mapping[str, Any]) -> str:
         found, k = result[name], name.partition("@")[2]
         c = result["candidates"][k]
         lines.append(f"  {name:<15} {_interval(found)}" + (f"  C = {c}" if c else ""))
-    for one in result["filters"]:
-        name, found = next((n, v) for n, v in one.items() if n.startswith("ann_recall@"))
-        share = f"{100 * one['selectivity']:g} % kept"
-        lines.append(
-            f"  {name:<15} {_interval(found)}  {share}: {one['n_matching']} vectors, {one['method']}"
-        )
+    lines += [
+        f"  ann_recall@{k:<4} is not measured: there are no {k} others to find" for k in result["too_few"]
+    ]
+    lines += [_filter_in_words(one) for one in result["filters"]]
     shown = "ann_recall@10" if "ann_recall@10" in measured else measured[-1] if measured else ""
     curve = [f"{p['candidates']}: {p[shown]:.4f}" for p in result["curve"] if shown in p]
     bits, lists, memory, speed = (result[name] for name in ("bits", "lists", "memory", "speed"))
@@ -62,6 +60,15 @@ def index_in_words(result: Mapping[str, Any]) -> str:
     )
     lines.append(f"  self-queries    {found} of {asked} find themselves")
     return "\n".join(lines)
+
+
+def _filter_in_words(one: Mapping[str, Any]) -> str:
+    name, found = next((n, v) for n, v in one.items() if n.startswith("ann_recall@"))
+    kept = f"{100 * one['selectivity']:g} % kept: {one['n_matching']} vectors, {one['method']}"
+    if found is None:
+        return f"  {name:<15} is not measured with {kept}: too few to find"
+    left_out = f"; {one['n_excluded']} queries left out, with too few to find" if one["n_excluded"] else ""
+    return f"  {name:<15} {_interval(found)}  {kept}{left_out}"
 
 
 def _interval(found: Mapping[str, float]) -> str:

@@ -62,13 +62,16 @@ class Lost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilteredRecall:
-    """Recall at ``k`` among a random share of the images."""
+    """Recall at ``k`` among a random share of the images, over queries that have ``k`` of them to find."""
 
     selectivity: float
     n_matching: int
     method: str
     k: int
-    recall: Interval
+    recall: Interval | None
+    """None if no query has."""
+    n_excluded: int
+    """Queries that have fewer to find."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +95,15 @@ class SelfQueries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexQuality:
-    """Everything that `evaluate index` says; ``recall`` by k."""
+    """Everything that `evaluate index` says; ``recall`` by k, but for those in ``too_few``."""
 
     n_vectors: int
     n_queries: int
     method: str
     candidates: Mapping[int, int | None]
     recall: Mapping[int, Interval]
+    too_few: tuple[int, ...]
+    """What was asked for as k and has not as many images to find."""
     curve: tuple[RecallPoint, ...]
     probe_curve: tuple[ProbePoint, ...]
     """Empty in flat form."""
@@ -119,6 +124,7 @@ class IndexQuality:
             "method": self.method,
             "candidates": {str(k): n for k, n in self.candidates.items()},
             **{f"ann_recall@{k}": asdict(found) for k, found in self.recall.items()},
+            "too_few": list(self.too_few),
             "curve": [
                 {"candidates": point.candidates, **{f"ann_recall@{k}": r for k, r in point.recall.items()}}
                 for point in self.curve
@@ -133,7 +139,8 @@ class IndexQuality:
                     "selectivity": one.selectivity,
                     "n_matching": one.n_matching,
                     "method": one.method,
-                    f"ann_recall@{one.k}": asdict(one.recall),
+                    f"ann_recall@{one.k}": None if one.recall is None else asdict(one.recall),
+                    "n_excluded": one.n_excluded,
                 }
                 for one in self.filters
             ],
@@ -159,12 +166,15 @@ def evaluate_index(
         searcher: with the calibration it was published with.
         queries: fresh ones, rows of the index.
         truth_QK: distances of their exact neighbours, at least max(ks) of them.
-        ks: for which recall is wanted, ascending. Without queries there is no recall.
+        ks: for which recall is wanted, ascending; of fewer images than k there is no recall, nor without
+            queries.
         narrow: the search over the rows that a function of a shard keeps, as a filter makes it.
         clock: seconds, for the speed.
     """
     bootstrap = Bootstrap(len(queries), 0 if searcher.encoder is None else searcher.encoder.seed)
     recall, candidates, method = {}, {}, "exact"
+    too_few = tuple(k for k in ks if k >= searcher.n_live)  # a query is no neighbour of its own
+    ks = [k for k in ks if k not in too_few]
     for k in ks if len(queries) else ():
         result = searcher.search(queries.xq_QD, k, exclude_ids=queries.ids)
         recall[k] = bootstrap.interval(_recall(result.distances, truth_QK, k))
@@ -176,6 +186,7 @@ def evaluate_index(
         method=method,
         candidates=candidates,
         recall=recall,
+        too_few=too_few,
         curve=_curve(searcher, queries, truth_QK, ks, candidates),
         probe_curve=_probe_curve(searcher, queries, truth_QK, ks),
         lost=_lost(searcher, queries, truth_QK, candidates),
@@ -191,13 +202,12 @@ def evaluate_index(
 
 
 def _recall(distances: Sequence[Sequence[float]], truth_QK: Float32Array, k: int) -> FloatArray:
-    """Share of the k that there are to find; 1 where there is nothing to find."""
-    recall_Q = np.ones(len(distances), dtype=np.float64)
-    for query, (found, truth_K) in enumerate(zip(distances, truth_QK[:, :k], strict=True)):
-        n = int(np.isfinite(truth_K).sum())
-        if n:
-            recall_Q[query] = sum(distance <= truth_K[n - 1] for distance in found) / n
-    return np.minimum(recall_Q, 1.0)
+    """Share of the k nearest that each query found; there are k to find."""
+    found_Q = [
+        sum(distance <= truth_K[k - 1] for distance in found)
+        for found, truth_K in zip(distances, truth_QK, strict=True)
+    ]
+    return np.minimum(np.array(found_Q, dtype=np.float64) / k, 1.0)
 
 
 def _curve(
@@ -282,12 +292,21 @@ def _filtered(
         return rng.random(shard.n_rows) < selectivity
 
     some = narrow(searcher, keep)
-    truth = some.search(xq_QD, k, exact=True, exclude_ids=ids).distances
-    truth_QK = np.array([[*row, *[np.inf] * (k - len(row))] for row in truth], dtype=np.float32).reshape(n, k)
     result = some.search(xq_QD, k, exclude_ids=ids)
-    recall = Bootstrap(n, 0).interval(_recall(result.distances, truth_QK, k))
+    truth = some.search(xq_QD, k, exact=True, exclude_ids=ids).distances
+    full = [query for query in range(n) if len(truth[query]) == k]
+    recall = None
+    if full:
+        truth_QK = np.array([truth[query] for query in full], dtype=np.float32)
+        recall_Q = _recall([result.distances[query] for query in full], truth_QK, k)
+        recall = Bootstrap(len(full), 0).interval(recall_Q)
     return FilteredRecall(
-        selectivity=selectivity, n_matching=some.n_live, method=result.method, k=k, recall=recall
+        selectivity=selectivity,
+        n_matching=some.n_live,
+        method=result.method,
+        k=k,
+        recall=recall,
+        n_excluded=n - len(full),
     )
 
 

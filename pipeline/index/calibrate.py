@@ -30,7 +30,7 @@ from pipeline.index.calibration import GATHERED_ROWS, REPORTED_K, Calibration, F
 from pipeline.index.choose import Asked, choose_flat, choose_lists
 from pipeline.index.encoder import Encoder
 from pipeline.index.exact import nearest
-from pipeline.index.queries import QuerySet, catalog_queries, given_queries, keys_of, narrowed
+from pipeline.index.queries import QuerySet, catalog_queries, given_queries, keys_of, share_of
 from pipeline.index.sample import MAX_QUERIES
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard
@@ -256,7 +256,7 @@ def _filtered(
     bootstrap = Bootstrap(len(queries), point.seed + 2)
     n, found = point.candidates[point.k], []
     for share in SELECTIVITIES:
-        fewer = narrowed(shards, keys, share)
+        fewer = share_of(shards, keys, share)
         n_left = sum(shard.n_live for shard in fewer)
         if n_left <= GATHERED_ROWS:
             found.append(FilteredPoint(share=share, candidates=None, recall=_ALL_FOUND))

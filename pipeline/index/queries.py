@@ -73,7 +73,7 @@ def given_queries(encoder: Encoder, queries: VectorArray) -> tuple[QuerySet, Que
     return calibration, verification
 
 
-def narrowed(shards: Sequence[IndexShard], keys: Sequence[KeyArray], selectivity: float) -> list[IndexShard]:
+def share_of(shards: Sequence[IndexShard], keys: Sequence[KeyArray], selectivity: float) -> list[IndexShard]:
     """The shards with a seeded random share of their live rows alive, as a filter would leave them."""
     limit = np.uint64(int(selectivity * 2**64))
     return [

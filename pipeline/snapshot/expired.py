@@ -34,4 +34,7 @@ def expiry(store: ObjectStore, collection: str, sequence: int) -> str | None:
     except ObjectMissing:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise DataCorrupt(f"{key} in {store.uri} is not the record of an expired snapshot: {exc}") from exc
+        raise DataCorrupt(
+            f"{key} in {store.uri} is not the record of an expired snapshot: {exc}",
+            fix="restore it from a copy of the store",
+        ) from exc

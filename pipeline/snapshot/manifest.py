@@ -278,7 +278,9 @@ def load(store: ObjectStore, key: str) -> Manifest:
     return manifest
 
 
-_FIX = "name an earlier snapshot with --snapshot, and restore this object from a copy of the store"
+_FIX = (
+    "restore this object from a copy of the store; until then, what takes --snapshot can use an earlier one"
+)
 
 
 def _first(exc: Exception) -> str:

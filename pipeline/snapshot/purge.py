@@ -87,14 +87,14 @@ def without_purged(store: ObjectStore, catalog: Catalog) -> Catalog:
     return replace(catalog, table=table, skipped={**catalog.skipped, "purged": n_purged})
 
 
-def holds(store: ObjectStore, file: DataFile, ids: pa.Array, cache: Path) -> bool:
-    """Whether a table of the store, of whatever kind, has a row of one of the images.
+def held_ids(store: ObjectStore, file: DataFile, ids: pa.Array, cache: Path) -> set[str]:
+    """Of which of the images a table of the store, of whatever kind, has a row.
 
     Raises:
         DataCorrupt: it cannot be read.
     """
     if not (file.key.startswith(_TABLES) or file.key.endswith(_ROWS)):
-        return False
+        return set()
     path = fetch(store, file, cache)
     try:
         if file.key.endswith(_ROWS):
@@ -106,7 +106,7 @@ def holds(store: ObjectStore, file: DataFile, ids: pa.Array, cache: Path) -> boo
         raise DataCorrupt(
             f"whether {file.key} holds the image cannot be told: {exc}", fix="run `bitsieve verify --repair`"
         ) from exc
-    return bool(pc.any(pc.is_in(column, value_set=ids)).as_py())
+    return set(column.filter(pc.is_in(column, value_set=ids)).to_pylist())
 
 
 def rewrite_part(store: ObjectStore, part: PartRef, mask: Mask, ids: pa.Array, cache: Path) -> Rewritten:

@@ -68,7 +68,6 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reindex"], "source"),
         (["reindex", "photos", "--stroe", "index"], "--stroe"),
         (["reindex", "photos", "more", "--store", "index"], "more"),
         (["reindex", "photos", "--store", "index", "--recall", "high"], "--recall"),
@@ -125,6 +124,26 @@ def test_cli_reindex_impossible_setting_exits_2_and_embeds_nothing(
     assert said.error["kind"] == kind
     assert message in said.error["message"]
     assert not (tmp_path / "index" / "embeddings").exists()
+
+
+@pytest.mark.parametrize("verb", ["reindex", "backfill", "plan", "publish"])
+def test_cli_without_the_name_of_a_catalog_lists_those_of_the_file(
+    verb: str, say: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "bitsieve.toml"
+    file.write_text(
+        "[catalogs.shop]\nsource = 'a'\nstore = 'b'\n[catalogs.blog]\nsource = 'c'\nstore = 'b'\n"
+    )
+    run_id = ["some-run"] if verb == "publish" else []
+    said = say(verb, *run_id, "-c", file, "--json")
+    assert (said.code, said.error["kind"]) == (2, "config")
+    assert "blog, shop" in said.error["fix"]
+
+
+def test_cli_reindex_without_a_source_says_so(say: Any) -> None:
+    said = say("reindex", "--store", "index", "--json")
+    assert (said.code, said.error["message"]) == (2, "source is not given")
+    assert "folder or s3:// prefix" in said.error["fix"]
 
 
 def test_cli_reindex_without_a_store_says_so(say: Any, photos: Path) -> None:

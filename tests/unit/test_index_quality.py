@@ -77,7 +77,9 @@ def test_recall_is_the_overlap_with_brute_force(searcher: Searcher, tmp_path: Pa
     assert quality.recall[10].low < quality.recall[10].mean < quality.recall[10].high
     recalls = [point.recall[10] for point in quality.curve if 10 in point.recall]
     assert recalls == sorted(recalls)
-    assert [one.recall.mean for one in quality.filters] == [1.0] * 3  # so few rows are compared exactly
+    for one in quality.filters:  # so few rows are compared exactly
+        assert (one.recall is None) == (one.n_excluded == 25) == (one.n_matching < 10)
+        assert one.recall is None or one.recall.mean == 1.0
     assert [(one.asked, one.found) for one in quality.self_queries] == [(64, 64)] * 2
 
 
@@ -179,6 +181,9 @@ def test_command_measures_a_collection_and_writes_a_page(
     assert result["staleness"]["dead_rows"] == 1
     assert result["staleness"]["delta_shards"] == 1
     assert result["warnings"] == []
+    assert result["too_few"] == []
+    assert result["filters"][2]["n_excluded"] == result["n_queries"] > 0
+    assert result["filters"][2]["ann_recall@10"] is None
     assert json.loads(page.with_suffix(".json").read_text()) == result
     html = page.read_text()
     assert "ann_recall@5" in html
@@ -186,6 +191,13 @@ def test_command_measures_a_collection_and_writes_a_page(
     assert "<script" not in html
     assert run(arguments) == 0
     assert "ann_recall@1 " in capfd.readouterr().out
+    asked = ["evaluate", "index", "--store", str(made.folder / "store"), "-k", "1,20,50"]
+    assert run([*asked, "--json"]) == 0
+    beyond = json.loads(capfd.readouterr().out)
+    assert (beyond["too_few"], list(beyond["candidates"])) == ([20, 50], ["1"])
+    assert "ann_recall@20" not in beyond
+    assert run(asked) == 0
+    assert "ann_recall@20   is not measured" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("ks", ["", "0", "1,x"])

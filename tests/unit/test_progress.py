@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from jobs.cli import run
 from jobs.progress import TerminalProgress, pace_in_words
 from jobs.reindex import reindex
 from jobs.session import open_run
@@ -20,6 +21,7 @@ from pipeline.errors import StorageError
 from pipeline.progress import Pace, StoredProgress
 from pipeline.storage import layout
 from pipeline.storage.local import LocalStore
+from tests.support.damage import flip
 from tests.support.inline_pool import InlinePool
 from tests.support.models import pool_model
 from tests.support.pictures import jpeg
@@ -147,6 +149,20 @@ def test_status_after_a_night_shows_how_it_ended_and_how_old_the_snapshot_is(sto
     assert result["last"]["stage"] == "calibrate"
     elsewhere = status(store, "other", time.time())
     assert elsewhere == {"collection": "other", "snapshot": None, "live": [], "silent": [], "last": None}
+
+
+def test_status_of_a_newest_snapshot_that_cannot_be_read_says_so_and_still_shows_the_runs(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(Path(store.uri) / layout.snapshot("main", 1))
+    assert run(["status", "--store", store.uri, "--json"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["snapshot"] == {"sequence": 1, "created": None, "age_s": None, "images": None}
+    assert result["last"]["ended"] == "published"
+    assert result["error"]["kind"] == "corrupt"
+    assert "restore it from a copy" in result["error"]["fix"]
+    assert run(["status", "--store", store.uri]) == 1
+    assert "snapshot 1 CANNOT BE READ" in capsys.readouterr().out
 
 
 def test_status_tells_a_live_run_from_a_silent_one(store: LocalStore) -> None:

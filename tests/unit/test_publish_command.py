@@ -58,6 +58,9 @@ def test_refused_then_overridden_then_flipped_and_hooks_are_told(
     assert (code, said["collection"], said["snapshot"], said["published"]) == (0, "canary", 1, True)
     code, again = publish(capsys, "r1", *shop)
     assert (code, again["published"], again["digest"]) == (0, False, said["digest"])
+    code, wrong = publish(capsys, "r1", *shop, "--override", "rejects=looked at them")
+    assert (code, wrong["error"]["kind"]) == (2, "usage")
+    assert "rejected_share" in wrong["error"]["fix"]
     code, flipped = publish(capsys, "--from", "canary", "--to", "main", *shop)
     assert (code, flipped["collection"], flipped["digest"]) == (0, "main", said["digest"])
     assert flipped["adopted"] == {"collection": "canary", "sequence": 1}

@@ -178,8 +178,11 @@ def test_purge_of_an_unknown_image_publishes_nothing_and_remembers(
     shop: Collection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = purge(shop, capsys, "nobody.jpg")
-    assert (result["files"], result["expired"]) == ([], [])
-    assert newest_sequence(shop.store, "main") == 3
+    assert (result["files"], result["expired"], result["unknown"]) == ([], [], ["nobody.jpg"])
+    assert purge(shop, capsys, SECRET, "nobody.jpg")["unknown"] == ["nobody.jpg"]
+    assert run(["purge", "nobody.jpg", "--store", shop.store.uri, "--reason", "asked for"]) == 0
+    assert "no file of this store holds nobody.jpg" in capsys.readouterr().out
+    assert newest_sequence(shop.store, "main") == 4
     write_folder(shop.source, {"nobody.jpg": jpeg(50)})
     assert "nobody.jpg" not in live(shop, shop.night())
     capsys.readouterr()

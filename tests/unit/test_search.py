@@ -1,5 +1,6 @@
 """Searching: both stages together, what a caller may ask, and what is refused in words."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,24 @@ def test_copies_of_one_image_come_in_id_order(tmp_path: Path) -> None:
     shards = spread(tmp_path, ids, x_ND, ENCODER, [0, 1, 1, 0, 2])
     for options in ({"exact": True}, {"candidates": 3}):
         assert Searcher(ENCODER, shards, None).search(x_ND[:1], 3, **options).ids == (("Z", "a", "aa"),)
+
+
+def test_a_hundred_thousand_copies_of_one_image_take_no_longer_than_as_many_images(tmp_path: Path) -> None:
+    n, spent_s = 100_000, {}
+    ids = [f"{row:06d}" for row in range(n)]
+    for name, x_ND in (
+        ("different", unit_rows(n, 16, seed=1)),
+        ("alike", np.repeat(unit_rows(1, 16, seed=1), n, axis=0)),
+    ):
+        encoder = fit_encoder(x_ND[:500], bits=64)
+        (tmp_path / name).mkdir()
+        searcher = Searcher(encoder, [open_shard(tmp_path / name, ids, x_ND, encoder)], None, threads=1)
+        found = searcher.search(x_ND[:1], 10, candidates=100)
+        begun_s = time.process_time()
+        searcher.search(x_ND[:100], 10, candidates=100)
+        spent_s[name] = time.process_time() - begun_s
+    assert found.ids == (tuple(ids[:10]),)
+    assert spent_s["alike"] < 5 * spent_s["different"] + 0.1
 
 
 def test_more_results_than_images_gives_all_of_them(shards: list[IndexShard]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.cli import run
 from tests.support.nights import Collection
-from tests.support.tiny_catalogs import black_jpeg, jpeg, write_folder, write_parquet
+from tests.support.tiny_catalogs import black_jpeg, jpeg, tar_of, write_folder, write_parquet, write_tar
 
 N = 24
 
@@ -54,6 +54,14 @@ def query(tmp_path: Path) -> Path:
 
 def _ids(answer: dict[str, Any]) -> list[list[str]]:
     return [[match["id"] for match in one["matches"]] for one in answer["results"]]
+
+
+@pytest.mark.parametrize("given", ["queries", "queries/0.tar"])
+def test_tars_as_queries_are_refused_with_a_way_out(search: Any, tmp_path: Path, given: str) -> None:
+    write_tar(tmp_path / "queries" / "0.tar", tar_of(1, 2))
+    code, said, _ = search(tmp_path / given)
+    assert (code, said["error"]["kind"]) == (2, "usage")
+    assert "tar -xf" in said["error"]["fix"]
 
 
 def test_image_finds_itself_with_label_and_columns(search: Any, query: Path) -> None:

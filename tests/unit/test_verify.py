@@ -274,6 +274,7 @@ def test_repair_then_a_night_make_everything_whole_with_the_same_answers(
         shop.night()
         result = verify(capsys, shop.store, "--all", expected=0)
         assert result["snapshots"], kind
+        assert result["expired"] == done["expired"], kind
         assert answers(shop) == before, kind
 
 
@@ -297,5 +298,10 @@ def test_repair_of_a_broken_chain_is_left_to_a_copy_of_the_store(
 ) -> None:
     damage.flip(Path(store.uri) / layout.snapshot("main", 1))
     before = {item.key for item in store.list_objects()}
-    assert "copy of the store" in verify(capsys, store, "--repair")["error"]["fix"]
+    for arguments, says in (([], "then verify again"), (["--repair"], "nothing was repaired")):
+        found = verify(capsys, store, *arguments)
+        assert found["error"]["fix"].startswith("restore")
+        assert says in found["error"]["fix"]
+        assert "--repair" not in found["error"]["fix"]  # it would only say the same again
+        assert ("unreadable", layout.snapshot("main", 1)) in flaws(found)
     assert {item.key for item in store.list_objects()} == before
