@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.bench import plan as plan_bench
 from jobs.bench import reindex as reindex_bench
 from jobs.bench.contest import Contest, run_contest
 from jobs.bench.crash import crash
@@ -30,6 +31,7 @@ from pipeline.errors import UsageError
 app = typer.Typer(help="Benchmarks: side by side on this machine, as ratios.", no_args_is_help=True)
 app.command("index", epilog=index_command.EXAMPLE)(index_command.index)
 app.command("reindex", epilog=reindex_bench.EXAMPLE)(reindex_bench.command)
+app.command("plan", epilog=plan_bench.EXAMPLE)(plan_bench.command)
 
 _QUICK_PRODUCTS, _PRODUCTS = 40, 300
 _QUICK_PHOTOS, _PHOTOS = 24, 300

@@ -42,12 +42,17 @@ def diff(catalog: Catalog, live: pa.Table, refused: pa.Table) -> Change:
         refused: what was refused before, columns ``image_id`` and ``version``, for the same model.
     """
     listed = catalog.images()
-    listed_keys = _keys(listed)
-    live_keys = _keys(live)
-    kept = contains(live_keys, listed_keys)
-    is_kept_row = contains(listed_keys, live_keys)
-    is_refused_row = contains(listed_keys, _keys(refused)) & ~is_kept_row
-    still_listed = contains(live["image_id"], catalog.table["image_id"])
+    still_listed = _marked(live.num_rows, _places(catalog.refused()["image_id"], live["image_id"]))
+    place_N = _places(listed["image_id"], live["image_id"])
+    still_listed |= _marked(live.num_rows, place_N)
+    is_known = place_N >= 0
+    same = pc.equal(
+        listed["version"].filter(pa.array(is_known)), live["version"].take(pa.array(place_N[is_known]))
+    )
+    is_kept_row = is_known.copy()
+    is_kept_row[is_known] = same.to_numpy()
+    kept = _marked(live.num_rows, place_N[is_kept_row])
+    is_refused_row = _with_version(listed, refused) & ~is_kept_row
     return Change(
         fresh=listed.filter(pa.array(~is_kept_row & ~is_refused_row)),
         refused_again=listed.filter(pa.array(is_refused_row)),
@@ -66,6 +71,29 @@ def contains(values: pa.ChunkedArray, value_set: pa.ChunkedArray) -> npt.NDArray
     return np.asarray(
         found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
     )
+
+
+def _places(values: pa.ChunkedArray, value_set: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Where each of ``values`` stands in ``value_set``, -1 for nowhere; int64 [len(values)]."""
+    if len(values) == 0 or len(value_set) == 0:
+        return np.full(len(values), -1, dtype=np.int64)
+    found = pc.index_in(values, value_set=value_set.combine_chunks())
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), dtype=np.int64)
+
+
+def _marked(n: int, place_N: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which of ``n`` rows are among the places; -1 is none; bool [n]."""
+    marked = np.zeros(n, dtype=bool)
+    marked[place_N[place_N >= 0]] = True
+    return marked
+
+
+def _with_version(listed: pa.Table, refused: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which rows of a listing are in ``refused`` with the same version; an id may be there with several."""
+    found = contains(listed["image_id"], refused["image_id"])
+    where = np.flatnonzero(found)
+    found[where] = contains(_keys(listed.take(pa.array(where))), _keys(refused))
+    return found
 
 
 def _keys(table: pa.Table) -> pa.ChunkedArray:

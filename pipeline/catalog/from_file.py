@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.catalog.container import container_file
-from pipeline.catalog.inventory import inventory_rows
+from pipeline.catalog.inventory import inventory_batches
 from pipeline.catalog.listed_keys import KeyedCatalog
 from pipeline.catalog.listing_file import read_listing
 from pipeline.catalog.settle import open_listing
@@ -29,12 +29,12 @@ def list_from_file(images: ObjectStore, spec: SourceSpec, cache: Path) -> Catalo
     store, key = open_listing(source)
     if spec.format is SourceFormat.INVENTORY:
         catalog = KeyedCatalog(root=images, spec=spec, literal=True)
-        table = catalog.table(inventory_rows(store, key, catalog, cache))
+        table = catalog.table(inventory_batches(store, key, catalog, cache))
     else:
         with container_file(store, key, cache) as path:
             file = read_listing(path, source, spec.id_column)
             catalog = KeyedCatalog(root=images, spec=spec, has_ids=file.has_ids)
-            table = catalog.table(file.rows)
+            table = catalog.table(file.batches)
     if table.num_rows == 0:
         raise SourceError(
             f"{source} lists no images ({catalog.skipped or 'it has no rows'})",

@@ -6,28 +6,26 @@ are not the latest, and delete markers, are no images and are counted. ORC is no
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote_plus
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.catalog.container import container_file
-from pipeline.catalog.csv_rows import csv_rows
-from pipeline.catalog.listed_keys import KeyedCatalog, ListedKey
-from pipeline.catalog.listing_file import open_csv, parquet_batches, whole_number
-from pipeline.catalog.parquet import open_parquet
+from pipeline.catalog.inventory_cells import InventoryCells, read_cells
+from pipeline.catalog.listed_batch import ListedBatch, filled, sizes
+from pipeline.catalog.listed_keys import KeyedCatalog
 from pipeline.errors import DataCorrupt, SourceError
 from pipeline.storage.store import ObjectStore
 
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 64 << 20
-_CSV_NAMES = {"etag": "e_tag", "islatest": "is_latest", "isdeletemarker": "is_delete_marker"}
-_COLUMNS = ("bucket", "key", "is_latest", "is_delete_marker", "size", "e_tag")
 _Text = Annotated[str, Field(max_length=4096)]
-_Row = tuple[str, dict[str, str]]
-"""Where a row stands, and its cells as text, by the names of ``_COLUMNS``."""
 
 
 class _Part(BaseModel):
@@ -77,7 +75,9 @@ def read_manifest(store: ObjectStore, key: str) -> InventoryManifest:
     return manifest
 
 
-def inventory_rows(store: ObjectStore, key: str, catalog: KeyedCatalog, cache: Path) -> Iterator[ListedKey]:
+def inventory_batches(
+    store: ObjectStore, key: str, catalog: KeyedCatalog, cache: Path
+) -> Iterator[ListedBatch]:
     """The latest version of every object, in the order of the data files; what is no image is counted.
 
     Args:
@@ -96,12 +96,8 @@ def inventory_rows(store: ObjectStore, key: str, catalog: KeyedCatalog, cache: P
     for part in manifest.files:
         with container_file(store, _found(store, key, part.key), cache) as path:
             _check(path, part)
-            for where, cells in _rows(path, part.key, manifest):
-                listed = _listed(where, cells, manifest, prefix)
-                if isinstance(listed, ListedKey):
-                    yield listed
-                else:
-                    catalog.skip(listed)
+            for cells in read_cells(path, part.key, manifest.fileFormat, manifest.fileSchema):
+                yield _listed(cells, manifest.sourceBucket, prefix, catalog)
 
 
 def _found(store: ObjectStore, manifest: str, part: str) -> str:
@@ -136,81 +132,51 @@ def _md5() -> "hashlib._Hash":
     return hashlib.md5(usedforsecurity=False)
 
 
-def _listed(where: str, cells: dict[str, str], manifest: InventoryManifest, prefix: str) -> ListedKey | str:
-    """The row as a listed key, or the name under which it is counted as no image."""
-    if cells["is_delete_marker"].lower() == "true":
-        return "delete_marker"
-    if cells["is_latest"].lower() == "false":
-        return "old_version"
-    key: str | None = cells["key"]
-    bucket = cells["bucket"] or manifest.sourceBucket
-    if manifest.fileFormat.upper() == "CSV":
-        key = _decoded(cells["key"])
-    if key is not None and bucket == manifest.sourceBucket:
-        if not key.startswith(prefix):
-            return "outside_root"
-        key = key[len(prefix) :]
-        if key == "":
-            return "directory_marker"
-    return ListedKey(
-        where=where,
-        key=key,
-        etag=cells["e_tag"] or None,
-        size_bytes=whole_number(cells["size"], where, "size"),
-        foreign="" if bucket == manifest.sourceBucket else f"it is in the bucket {bucket}",
+def _listed(cells: InventoryCells, source_bucket: str, prefix: str, catalog: KeyedCatalog) -> ListedBatch:
+    """The rows that are objects of the source, keys below ``prefix``; what is no image is counted."""
+    bucket = pc.if_else(pc.equal(cells.bucket, ""), source_bucket, cells.bucket)
+    is_ours = _is_true(pc.equal(bucket, source_bucket))
+    is_deleted = _is_true(pc.equal(pc.utf8_lower(cells.is_delete_marker), "true"))
+    is_old = ~is_deleted & _is_true(pc.equal(pc.utf8_lower(cells.is_latest), "false"))
+    is_placed = ~is_deleted & ~is_old & is_ours
+    starts = _is_true(pc.starts_with(cells.key, prefix))
+    is_outside = is_placed & _is_true(pc.is_valid(cells.key)) & ~starts
+    below = pc.utf8_slice_codeunits(cells.key, start=len(prefix))
+    key = pc.if_else(pa.array(is_placed & starts), below, cells.key)
+    is_marker = is_placed & starts & _is_true(pc.equal(key, ""))
+    for row, odd in cells.odd_keys.items():
+        is_outside[row] = is_placed[row] and not odd.startswith(prefix)
+    no_images = {
+        "delete_marker": is_deleted,
+        "old_version": is_old,
+        "outside_root": is_outside,
+        "directory_marker": is_marker,
+    }
+    for what, rows in no_images.items():
+        catalog.skip(what, int(rows.sum()))
+    where = np.flatnonzero(~np.any(list(no_images.values()), axis=0))
+    position_of = {int(row): position for position, row in enumerate(where)} if cells.odd_keys else {}
+    kept = pa.array(where)
+    foreign = np.flatnonzero(~is_ours[where])
+    buckets = bucket.take(pa.array(where[foreign])).to_pylist()
+    return ListedBatch(
+        name=cells.name,
+        unit=cells.unit,
+        numbers=cells.numbers[where],
+        key=key.take(kept),
+        etag=filled(cells.e_tag.take(kept)),
+        size_bytes=sizes(cells.size.take(kept), cells.name, cells.unit, cells.numbers[where]),
+        foreign={
+            row: f"it is in the bucket {name}" for row, name in zip(foreign.tolist(), buckets, strict=True)
+        },
+        odd_keys={
+            position_of[row]: odd[len(prefix) :] if is_placed[row] else odd
+            for row, odd in cells.odd_keys.items()
+            if row in position_of
+        },
     )
 
 
-def _decoded(key: str) -> str | None:
-    """The key as S3 has it; None if it does not decode to text."""
-    try:
-        return unquote_plus(key, errors="strict")
-    except UnicodeDecodeError:
-        return None
-
-
-def _rows(path: Path, name: str, manifest: InventoryManifest) -> Iterator[_Row]:
-    if manifest.fileFormat.upper() == "PARQUET":
-        return _parquet_rows(path, name)
-    names = [column.strip().lower() for column in manifest.fileSchema.split(",")]
-    return _csv_rows(path, name, [_CSV_NAMES.get(column, column) for column in names])
-
-
-def _csv_rows(path: Path, name: str, names: Sequence[str]) -> Iterator[_Row]:
-    _check_columns(names, name)
-    with open_csv(path, name) as file:
-        for line, fields in csv_rows(file, name):
-            where = f"{name}: line {line}"
-            if len(fields) != len(names):
-                raise SourceError(
-                    f"{where} has {len(fields)} fields, the manifest names {len(names)} columns",
-                    fix="use an inventory as S3 wrote it",
-                )
-            cells = dict(zip(names, fields, strict=True))
-            yield where, {column: cells.get(column, "") for column in _COLUMNS}
-
-
-def _parquet_rows(path: Path, name: str) -> Iterator[_Row]:
-    number = 0
-    with open_parquet(path, name) as file:
-        _check_columns(file.schema_arrow.names, name)
-        columns = [column for column in _COLUMNS if column in file.schema_arrow.names]
-        for batch in parquet_batches(file, columns, name):
-            for row in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
-                number += 1
-                cells = dict(zip(columns, (_text(value) for value in row), strict=True))
-                yield f"{name}: row {number}", {column: cells.get(column, "") for column in _COLUMNS}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode(errors="surrogateescape")
-    return "" if value is None else str(value)
-
-
-def _check_columns(names: Sequence[str], name: str) -> None:
-    if "key" not in names:
-        raise SourceError(
-            f"the inventory file {name} has no column of keys; its columns are {', '.join(names)}",
-            fix="use an inventory as S3 wrote it",
-        )
+def _is_true(mask: pa.Array) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = pc.fill_null(mask, fill_value=False).to_numpy(zero_copy_only=False)
+    return found.copy()

@@ -10,11 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.catalog.csv_rows import csv_rows
-from pipeline.catalog.listed_keys import ListedKey
+from pipeline.catalog.csv_rows import CsvRow, csv_rows
+from pipeline.catalog.listed_batch import (
+    BATCH_ROWS,
+    ListedBatch,
+    ListedKey,
+    as_text,
+    filled,
+    in_batches,
+    sizes,
+)
 from pipeline.catalog.parquet import open_parquet
 from pipeline.errors import SourceError
 from pipeline.storage.gunzip import GunzipStream
@@ -24,7 +34,6 @@ _IDS = ("id", "image_id")
 _ETAGS = ("etag", "e_tag")
 _SIZES = ("size", "size_bytes")
 _VERSIONS = ("version",)
-_BATCH = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +52,14 @@ class Columns:
 class ListingFile:
     """An opened listing: its rows, to be read once, and whether they carry ids."""
 
-    rows: Iterator[ListedKey]
+    batches: Iterator[ListedBatch]
     has_ids: bool
+
+    @property
+    def rows(self) -> Iterator[ListedKey]:
+        """The rows one by one."""
+        for batch in self.batches:
+            yield from batch.rows()
 
 
 def read_listing(path: Path, name: str, id_column: str | None) -> ListingFile:
@@ -79,73 +94,87 @@ def open_csv(path: Path, name: str) -> BinaryIO:
     return io.BufferedReader(stream, 1 << 20)
 
 
-def whole_number(text: str, where: str, what: str) -> int | None:
-    """A size as text; None if empty.
-
-    Raises:
-        SourceError: not a whole number of 0 or more.
-    """
-    if text == "":
-        return None
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise SourceError(f"{where}: the {what} {text[:40]!r} is not a whole number", fix="correct the file")
-    return int(text)
-
-
 def _csv(path: Path, name: str, id_column: str | None) -> ListingFile:
     with open_csv(path, name) as file:
         header = next(csv_rows(file, name), None)
     if header is None:
         raise SourceError(f"{name} is empty", fix="a CSV listing begins with a line of column names")
     columns = _columns([column.strip() for column in header[1]], name, id_column)
-    rows = _csv_rows(path, name, len(header[1]), columns)
-    return ListingFile(rows=rows, has_ids=columns.image_id is not None)
+    batches = _csv_batches(path, name, len(header[1]), columns)
+    return ListingFile(batches=batches, has_ids=columns.image_id is not None)
 
 
-def _csv_rows(path: Path, name: str, width: int, columns: Columns) -> Iterator[ListedKey]:
+def _csv_batches(path: Path, name: str, width: int, columns: Columns) -> Iterator[ListedBatch]:
     with open_csv(path, name) as file:
         rows = csv_rows(file, name)
         next(rows)
-        for line, fields in rows:
-            where = f"{name}: line {line}"
-            if len(fields) != width:
-                raise SourceError(
-                    f"{where} has {len(fields)} fields, the header has {width}", fix="correct the file"
-                )
-            yield _csv_row(where, fields, columns)
+        for lines, fields in in_batches(_of_width(rows, name, width)):
+            columns_of_text = list(zip(*fields, strict=True))
+
+            def at(position: int | None, texts: list[tuple[str, ...]] = columns_of_text) -> pa.Array | None:
+                return None if position is None else filled(pa.array(texts[position], type=pa.string()))
+
+            size = at(columns.size)
+            trimmed = None if size is None else pc.utf8_trim_whitespace(size)
+            yield ListedBatch(
+                name=name,
+                unit="line",
+                numbers=lines,
+                key=at(columns.key),
+                image_id=at(columns.image_id),
+                etag=at(columns.etag),
+                version=at(columns.version),
+                size_bytes=None if trimmed is None else sizes(trimmed, name, "line", lines),
+                attributes={
+                    attribute: [text or None for text in columns_of_text[position]]
+                    for position, attribute in columns.attributes
+                },
+            )
 
 
-def _csv_row(where: str, fields: list[str], columns: Columns) -> ListedKey:
-    def at(position: int | None) -> str:
-        return "" if position is None else fields[position]
-
-    return ListedKey(
-        where=where,
-        key=fields[columns.key] or None,
-        image_id=at(columns.image_id) or None,
-        etag=at(columns.etag) or None,
-        version=at(columns.version) or None,
-        size_bytes=whole_number(at(columns.size).strip(), where, "size"),
-        attributes={
-            name: fields[position] for position, name in columns.attributes if fields[position] != ""
-        },
-    )
+def _of_width(rows: Iterator[CsvRow], name: str, width: int) -> Iterator[CsvRow]:
+    for line, fields in rows:
+        if len(fields) != width:
+            raise SourceError(
+                f"{name}: line {line} has {len(fields)} fields, the header has {width}",
+                fix="correct the file",
+            )
+        yield line, fields
 
 
 def _parquet(path: Path, name: str, id_column: str | None) -> ListingFile:
     with open_parquet(path, name) as file:
         plain = [field.name for field in file.schema_arrow if _is_plain(field.type)]
     columns = _columns(plain, name, id_column)
-    return ListingFile(rows=_parquet_rows(path, name, plain, columns), has_ids=columns.image_id is not None)
+    batches = _parquet_batches(path, name, plain, columns)
+    return ListingFile(batches=batches, has_ids=columns.image_id is not None)
 
 
-def _parquet_rows(path: Path, name: str, plain: list[str], columns: Columns) -> Iterator[ListedKey]:
-    number = 0
+def _parquet_batches(path: Path, name: str, plain: list[str], columns: Columns) -> Iterator[ListedBatch]:
+    behind = 0
     with open_parquet(path, name) as file:
         for batch in parquet_batches(file, plain, name):
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                number += 1
-                yield _parquet_row(f"{name}: row {number}", row, columns)
+            numbers = np.arange(behind + 1, behind + 1 + batch.num_rows)
+            behind += batch.num_rows
+
+            def at(position: int | None, batch: pa.RecordBatch = batch) -> pa.Array | None:
+                return None if position is None else as_text(batch.column(position))
+
+            size = None if columns.size is None else batch.column(columns.size)
+            yield ListedBatch(
+                name=name,
+                unit="row",
+                numbers=numbers,
+                key=at(columns.key),
+                image_id=at(columns.image_id),
+                etag=at(columns.etag),
+                version=at(columns.version),
+                size_bytes=None if size is None else sizes(size, name, "row", numbers),
+                attributes={
+                    attribute: batch.column(position).to_pylist()
+                    for position, attribute in columns.attributes
+                },
+            )
 
 
 def parquet_batches(file: pq.ParquetFile, names: list[str], name: str) -> Iterator[pa.RecordBatch]:
@@ -155,27 +184,9 @@ def parquet_batches(file: pq.ParquetFile, names: list[str], name: str) -> Iterat
         SourceError: the file cannot be read on.
     """
     try:
-        yield from file.iter_batches(batch_size=_BATCH, columns=names)
+        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=names)
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise SourceError(f"{name} cannot be read to its end: {exc}", fix="write the file again") from exc
-
-
-def _parquet_row(where: str, row: tuple[object, ...], columns: Columns) -> ListedKey:
-    def at(position: int | None) -> str | None:
-        value = None if position is None else row[position]
-        return None if value is None else str(value)
-
-    return ListedKey(
-        where=where,
-        key=at(columns.key),
-        image_id=at(columns.image_id),
-        etag=at(columns.etag),
-        version=at(columns.version),
-        size_bytes=whole_number(at(columns.size) or "", where, "size"),
-        attributes={
-            name: row[position] for position, name in columns.attributes if row[position] is not None
-        },
-    )
 
 
 def _columns(names: list[str], name: str, id_column: str | None) -> Columns:

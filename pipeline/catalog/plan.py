@@ -12,8 +12,9 @@ again what lies before it. They are cut into about four, unless they are so larg
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -74,12 +75,11 @@ def _usual_images(n_images: int, max_images: int) -> int:
     return min(usual, max(1, max_images // 2))
 
 
-def _affordable_images(sizes: list[int], max_images: int, max_bytes: int) -> int:
+def _affordable_images(mean_bytes: int, max_images: int, max_bytes: int) -> int:
     """``max_images``, or a power of two below if so many of the mean size are above ``max_bytes``.
 
     So cuts fall by checksum where there are large images too, not where the bytes are used up.
     """
-    mean_bytes = sum(sizes) // max(1, len(sizes))
     affordable = max_images
     while affordable > 2 and affordable * mean_bytes > max_bytes:
         affordable = 1 << ((affordable - 1).bit_length() - 1)
@@ -87,25 +87,39 @@ def _affordable_images(sizes: list[int], max_images: int, max_bytes: int) -> int
 
 
 def _cuts(fresh: pa.Table, max_images: int, max_bytes: int) -> Iterator[int]:
-    ids, sizes = fresh["image_id"].to_pylist(), fresh["size_bytes"].to_pylist()
-    at_most = _affordable_images(sizes, max_images, max_bytes)
-    usual = _usual_images(len(ids), at_most)
-    start = n_bytes = 0
+    """Where shards end, ascending; looks at a row only if one may end there."""
+    n_rows = fresh.num_rows
+    bytes_before_N1 = np.concatenate([[0], np.cumsum(fresh["size_bytes"].to_numpy())])
+    at_most = _affordable_images(int(bytes_before_N1[-1]) // max(1, n_rows), max_images, max_bytes)
+    usual = _usual_images(n_rows, at_most)
+    checksum_N = _checksums(fresh["image_id"])
+    start = 0
     for unit in _units(fresh):
         between = unit.images_between_cuts(usual, at_most)
-        for row in range(unit.start, unit.end):
-            if row > start and n_bytes + sizes[row] > max_bytes:
-                yield row
-                start, n_bytes = row, 0
-            n_bytes += sizes[row]
-            size = row + 1 - start
-            by_checksum = size >= between // 2 and zlib.crc32(ids[row].encode()) % between == 0
-            by_unit = size >= usual and row + 1 == unit.end
-            if size >= min(2 * between, at_most) or by_checksum or by_unit:
-                yield row + 1
-                start, n_bytes = row + 1, 0
-    if start < len(ids):
-        yield len(ids)
+        marked = unit.start + np.flatnonzero(checksum_N[unit.start : unit.end] % between == 0)
+        row = unit.start
+        while start < unit.end:
+            full = int(np.searchsorted(bytes_before_N1, bytes_before_N1[start] + max_bytes, side="right")) - 1
+            mark = int(np.searchsorted(marked, max(row, start + between // 2 - 1)))
+            by_bytes = max(full, start + 1)
+            by_images = max(start + min(2 * between, at_most), row + 1)
+            by_checksum = int(marked[mark]) + 1 if mark < len(marked) else n_rows
+            by_unit = unit.end if unit.end - start >= usual else n_rows
+            end = min(by_images, by_checksum, by_unit)
+            if by_bytes < min(unit.end, end):
+                end = by_bytes
+            elif end > unit.end or (end == unit.end == n_rows):
+                break
+            yield end
+            start = row = end
+    if start < n_rows:
+        yield n_rows
+
+
+def _checksums(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """The CRC-32 of every id in UTF-8; int64 [N]."""
+    names = ids.cast(pa.binary()).to_pylist()
+    return np.fromiter(map(zlib.crc32, names), dtype=np.int64, count=len(names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,12 +139,13 @@ class _Unit:
 
 
 def _units(fresh: pa.Table) -> Iterator[_Unit]:
-    places = zip(fresh["container"].to_pylist(), fresh["row_group"].to_pylist(), strict=True)
-    start = 0
-    for (container, row_group), rows in groupby(places):
-        end = start + sum(1 for _ in rows)
-        yield _Unit(start=start, end=end, is_stream=row_group >= 0 or is_gzipped(container))
-        start = end
+    containers = pc.dictionary_encode(fresh["container"].combine_chunks())
+    code_N, group_N = containers.indices.to_numpy(), fresh["row_group"].to_numpy()
+    changes = np.flatnonzero((np.diff(code_N) != 0) | (np.diff(group_N) != 0)) + 1
+    starts = [0, *changes.tolist()] if len(code_N) else []
+    gzipped = [is_gzipped(name) for name in containers.dictionary.to_pylist()]
+    for start, end in zip(starts, [*starts[1:], len(code_N)], strict=False):
+        yield _Unit(start=start, end=end, is_stream=bool(group_N[start] >= 0 or gzipped[code_N[start]]))
 
 
 def _shard(table: pa.Table) -> ImageShard:

@@ -105,6 +105,8 @@ class Catalog:
 
     def images(self) -> pa.Table:
         """The rows that may be embedded."""
+        if self.table["reject"].null_count == self.table.num_rows:
+            return self.table  # as a rule, and a copy would be as large as all the rest of a plan
         return self.table.filter(pc.is_null(self.table["reject"]))
 
     def refused(self) -> pa.Table:

@@ -67,7 +67,8 @@ def live_rows(
                 fix="restore the object from a copy of the store, or rebuild with `bitsieve reindex`",
             )
         rows = np.flatnonzero(~dead[part.key]).astype(np.int32)
-        alive = table.take(pa.array(rows)).replace_schema_metadata(None)
+        alive = table if len(rows) == table.num_rows else table.take(pa.array(rows))
+        alive = alive.replace_schema_metadata(None)
         alive = alive.append_column("part", pa.array(np.full(len(rows), number, dtype=np.int32)))
         tables.append(alive.append_column("row", pa.array(rows)).cast(LIVE_SCHEMA))
     return pa.concat_tables(tables)
