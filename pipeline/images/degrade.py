@@ -93,6 +93,19 @@ def blur(image: Image.Image, radius_px: float) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(radius_px)) if radius_px else image
 
 
+def rotate(image: Image.Image, degrees: float) -> Image.Image:
+    """``image`` turned about its centre, at the same size; the corners get its mean colour.
+
+    Positive is counter-clockwise.
+
+    Raises:
+        ValueError: if the image is not RGB.
+    """
+    _require_rgb(image)
+    red, green, blue = np.asarray(image).reshape(-1, 3).mean(axis=0).round().astype(int).tolist()
+    return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=(red, green, blue))
+
+
 def shrink(image: Image.Image, side_px: int) -> Image.Image:
     """``image`` squashed to ``side_px`` x ``side_px`` (bilinear, antialiased), also where it was smaller.
 
