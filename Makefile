@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.version_info < (3, 11) or print(sys._base_executable)' 2>/dev/null || true; done))
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+# A process for each core; one of them has all tests of real parts (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -q -n $(shell nproc) --dist loadgroup
 ARGS ?= --help
 
 # An environment that was copied or moved here runs another checkout's code: forget what was installed.
@@ -28,10 +30,10 @@ demo: $(VENV)/run.stamp  ## Run the whole pipeline on a small generated catalog;
 	$(BIN)/bitsieve demo
 
 test: lint  ## Static checks, then every test
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 check: lint  ## Static checks, then the quick tests; under two minutes
-	$(BIN)/python -m pytest -q tests/unit tests/property tests/golden
+	$(PYTEST) tests/unit tests/property tests/golden
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check
@@ -64,5 +66,5 @@ $(VENV)/run.stamp: pyproject.toml | $(VENV)/made.stamp
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(VENV)/made.stamp
-	$(PIP) --editable '.[cpu,kernel,metrics,test]'
+	$(PIP) --editable '.[cpu,kernel,metrics,train,test]'
 	touch $@ $(VENV)/run.stamp

@@ -20,6 +20,7 @@ from tests.support.processes import MARK, ray_processes_left
 from tests.support.tally import tally
 
 _ROOT = Path(__file__).parents[1]
+_REAL = ("browser", "conformance", "fault", "integration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,13 @@ def absent(part: str, message: str) -> NoReturn:
     if part in os.environ.get("BITSIEVE_REQUIRE", "").split(","):
         pytest.fail(f"{message} (BITSIEVE_REQUIRE names {part})")
     pytest.skip(message)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of real parts go to one process: they share a Ceph cluster, and they mostly wait."""
+    for item in items:
+        if item.path.parent.name in _REAL:
+            item.add_marker(pytest.mark.xdist_group("real"))
 
 
 @pytest.fixture(scope="session", autouse=True)
