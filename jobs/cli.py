@@ -36,6 +36,8 @@ _COMMANDS = {
     "verify": "jobs.verify",
     "expire": "jobs.expire",
     "purge": "jobs.purge",
+    "train": "jobs.train",
+    "export-model": "jobs.export_model",
     "cluster-photos": "jobs.cluster_photos",
 }
 _GROUPS = {

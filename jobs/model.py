@@ -138,7 +138,7 @@ def wrap(
 def _wrap_and_write(data: bytes, card: ModelCard, spec: Preprocess, out: Path) -> dict[str, Any]:
     wrapped = wrap_model(data, card, spec)
     tried = probe_in_child(wrapped, card.name)
-    _write(out, wrapped)
+    write_model(out, wrapped)
     for note in tried.notes:
         say(f"warning: {note}")
     return {
@@ -160,7 +160,12 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"cannot read the model {path}: {reason}", "give the path of an ONNX file") from exc
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_model(path: Path, data: bytes) -> None:
+    """Writes a model file whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(data)

@@ -108,6 +108,20 @@ class RayPool:
         finally:
             found.dismiss()
 
+    def together(
+        self,
+        make_workers: Sequence[Callable[[], Worker[Task, Result]]],
+        meet: Task,
+        work: Callable[[Result], Task],
+        look: Callable[[], None],
+    ) -> list[Result]:
+        """What these workers give, all at work at once; see ``Gang.run``."""
+        self._start()
+        from pipeline.cluster.gang import Gang
+
+        self._n_workers = len(make_workers)
+        return Gang([_as_here(make) for make in make_workers], self.options).run(meet, work, look)
+
     def measure(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         """See ``Pool``."""
         if self._started:

@@ -116,6 +116,36 @@ def prediction(work: str) -> str:
     return f"{PREDICTIONS}{work}.json"
 
 
+def events_of(run_id: str) -> str:
+    """The prefix of a run's events."""
+    return f"{RUNS}{run_id}/events/"
+
+
 def run_events(run_id: str, number: int) -> str:
     """A batch of a run's events, JSON lines."""
     return f"{RUNS}{run_id}/events/{number:06d}.jsonl"
+
+
+def trainings(begins: str) -> str:
+    """What the names of all trainings begin with whose key begins so."""
+    return f"trainings/{begins}"
+
+
+def training(key: str) -> str:
+    """The prefix of everything that a training leaves, by its key."""
+    return f"{trainings(key)}/"
+
+
+def training_checkpoint(key: str, step: int) -> str:
+    """All that a training needs to go on after this step."""
+    return f"{training(key)}checkpoints/{step:09d}.pt"
+
+
+def training_file(key: str, name: str) -> str:
+    """A small document of a training: its plan, progress, curves, result."""
+    return f"{training(key)}{name}.json"
+
+
+def training_trunk(key: str) -> str:
+    """The frozen ONNX trunk that a training began with."""
+    return f"{training(key)}trunk.onnx"

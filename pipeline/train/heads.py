@@ -40,6 +40,7 @@ class EmbeddingHead(nn.Module):
         super().__init__()
         self.pool = pool
         self.project = nn.Linear(channels, dim)
+        nn.init.zeros_(self.project.bias)  # else all vectors begin near to it
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] to [B, D]."""

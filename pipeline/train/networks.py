@@ -55,8 +55,8 @@ class EmbeddingNet(nn.Module):
         self.trunk = trunk
         self.head = head
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in pixels)
-        self.register_buffer("pixel_mean", mean)
-        self.register_buffer("pixel_std", std)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """uint8 or float [B, 3, H, W] of values 0..255, RGB, to float32 [B, D] of unit length."""
@@ -104,7 +104,7 @@ def input_size(name: str, wanted: tuple[int, int] | None) -> tuple[int, int]:
         return wanted or (224, 224)
     known = _known(name)
     if known.fixed and wanted not in (None, known.size):
-        raise UsageError(f"{name} takes {known.size[0]}x{known.size[1]} px only", fix="leave --size away")
+        raise UsageError(f"{name} takes {known.size[0]}x{known.size[1]} px only", fix="leave train.size away")
     return wanted or known.size
 
 
