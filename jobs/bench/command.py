@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.bench import measures as measures_bench
 from jobs.bench import plan as plan_bench
 from jobs.bench import reindex as reindex_bench
 from jobs.bench.contest import Contest, run_contest
@@ -32,6 +33,7 @@ app = typer.Typer(help="Benchmarks: side by side on this machine, as ratios.", n
 app.command("index", epilog=index_command.EXAMPLE)(index_command.index)
 app.command("reindex", epilog=reindex_bench.EXAMPLE)(reindex_bench.command)
 app.command("plan", epilog=plan_bench.EXAMPLE)(plan_bench.command)
+app.command("metrics", epilog=measures_bench.EXAMPLE)(measures_bench.command)
 
 _QUICK_PRODUCTS, _PRODUCTS = 40, 300
 _QUICK_PHOTOS, _PHOTOS = 24, 300

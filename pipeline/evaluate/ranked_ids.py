@@ -3,7 +3,8 @@
 Legend: Q queries, B of them at once, K places, N numbers, P judged pairs.
 
 1. Ids become numbers from 0; where nothing was returned stands -1.
-2. For a block of queries a table says what each number is to each query: nothing, relevant or junk.
+2. For a block of queries a table says what each number is to each query: nothing, junk, or which of its
+   relevant pairs.
 3. Looking the returned numbers up in it is one gather; the places of what is relevant, less the junk before
    them, are the ranks.
 """
@@ -14,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.metrics import Ints, RelevantRanks
+from pipeline.evaluate.metrics import Floats, GradedRanks, Ints, RelevantRanks
 
-_CELLS_AT_ONCE = 1 << 25  # of a table of bytes
+_CELLS_AT_ONCE = 1 << 23  # of a table of 4 bytes each
 _HIGHEST = 1 << 22  # above it ids are numbered anew
-_RELEVANT, _JUNK = 1, 2
+_NOBODY, _JUNK = -1, -2  # in the table; from 0 it holds relevant pairs
 _NOTHING: Ints = np.zeros(0, dtype=np.int64)
 
 AnyInts = NDArray[np.int64] | NDArray[np.int32]
@@ -26,10 +27,11 @@ AnyInts = NDArray[np.int64] | NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairs:
-    """Pairs of a query, as its row in the ranking, and an id from 0; each pair once."""
+    """Pairs of a query, as its row in the ranking, and an id from 0; each once. Without gains all have 1."""
 
     query_P: AnyInts
     id_P: AnyInts
+    gain_P: Floats | None = None
 
     @classmethod
     def of(cls, ids_of_query: Sequence[Collection[int]]) -> "Pairs":
@@ -73,10 +75,10 @@ def from_ranked_ids(
         Pairs.of([{table.setdefault(item, len(table)) for item in ids} for ids in sets])
         for sets in (relevant, junk)
     )
-    return ranks_of_pairs(np.array(numbers, dtype=np.int64).reshape(ids_QK.shape), wanted, dropped)
+    return ranks_of_pairs(np.array(numbers, dtype=np.int64).reshape(ids_QK.shape), wanted, dropped).found
 
 
-def ranks_of_pairs(numbers_QK: AnyInts, relevant: Pairs, junk: Pairs | None = None) -> RelevantRanks:
+def ranks_of_pairs(numbers_QK: AnyInts, relevant: Pairs, junk: Pairs | None = None) -> GradedRanks:
     """Ranks of the relevant ids in rankings of whole numbers, best first.
 
     Args:
@@ -88,54 +90,69 @@ def ranks_of_pairs(numbers_QK: AnyInts, relevant: Pairs, junk: Pairs | None = No
         ValueError: if an id is returned twice for a query.
     """
     n_queries, depth = numbers_QK.shape
-    judged = relevant.id_P if junk is None else np.concatenate([relevant.id_P, junk.id_P])
-    known = np.unique(judged)
+    known = np.unique(relevant.id_P if junk is None else np.concatenate([relevant.id_P, junk.id_P]))
     if len(known) and known[-1] >= _HIGHEST:
         numbers_QK = _numbered_anew(numbers_QK, known)
         relevant, junk = _renumbered(relevant, known), None if junk is None else _renumbered(junk, known)
-    n_numbers = 2 + int(max(relevant.id_P.max(initial=0), 0 if junk is None else junk.id_P.max(initial=0)))
-    step = min(max(1, _CELLS_AT_ONCE // n_numbers), max(n_queries, 1))
-    table = np.zeros(step * n_numbers, dtype=np.uint8)
+        known = np.arange(len(known))
+    n_numbers = 2 + int(known.max(initial=0))  # one more, which nobody judged
     relevant, junk = _by_query(relevant), None if junk is None else _by_query(junk)
-    ranks, queries, n_relevant = [_NOTHING], [_NOTHING], [_NOTHING]
+    pairs, places, queries, judged = [_NOTHING], [_NOTHING], [_NOTHING], [_NOTHING]
+    step = min(max(1, _CELLS_AT_ONCE // n_numbers), max(n_queries, 1))
+    table = np.full(step * n_numbers, _NOBODY, dtype=np.int32)
     for start in range(0, n_queries, step):
         numbers_BK = numbers_QK[start : start + step]
         _check_once(numbers_BK, start)
-        n_block = len(numbers_BK)
-        right = _cells(relevant, start, n_block, n_numbers)
-        dropped = _NOTHING if junk is None else _cells(junk, start, n_block, n_numbers)
-        table[right], table[dropped] = _RELEVANT, _JUNK  # junk overrules
-        n_relevant.append(np.bincount(right[table[right] == _RELEVANT] // n_numbers, minlength=n_block))
+        right, first = _cells(relevant, start, len(numbers_BK), n_numbers)
+        dropped = _NOTHING if junk is None else _cells(junk, start, len(numbers_BK), n_numbers)[0]
+        table[right] = np.arange(first, first + len(right))
+        table[dropped] = _JUNK  # overrules
+        judged.append(table[right][table[right] >= 0].astype(np.int64))
         unsigned_BK = numbers_BK.view(np.uint64 if numbers_BK.itemsize == 8 else np.uint32)
         columns_BK = np.minimum(unsigned_BK, n_numbers - 1).astype(np.int64)  # -1 is the largest
-        role_BK = table[columns_BK + np.arange(n_block)[:, None] * n_numbers]
-        hit = np.flatnonzero(role_BK == _RELEVANT)
+        columns_BK += np.arange(len(numbers_BK))[:, None] * n_numbers
+        pair_BK = table[columns_BK]
+        hit = np.flatnonzero(pair_BK >= 0)
         place = hit % depth + 1
         if len(dropped):
-            place -= np.cumsum(role_BK == _JUNK, axis=1).ravel()[hit]
-        ranks.append(place)
+            place -= np.cumsum(pair_BK == _JUNK, axis=1).ravel()[hit]
+        pairs.append(pair_BK.ravel()[hit].astype(np.int64))
+        places.append(place)
         queries.append(start + hit // depth)
-        table[right], table[dropped] = 0, 0
-    hits_Q = np.bincount(np.concatenate(queries), minlength=n_queries)
-    return RelevantRanks(
-        ranks_H=np.concatenate(ranks),
-        offsets_Q1=np.concatenate([[0], np.cumsum(hits_Q)]),
-        n_relevant_Q=np.concatenate(n_relevant),
+        table[right], table[dropped] = _NOBODY, _NOBODY
+    judged_J = np.concatenate(judged)
+    gain_P = np.ones(len(relevant.id_P)) if relevant.gain_P is None else relevant.gain_P
+    n_relevant_Q = np.bincount(relevant.query_P[judged_J], minlength=n_queries)
+    found = RelevantRanks(
+        ranks_H=np.concatenate(places),
+        offsets_Q1=_offsets(np.bincount(np.concatenate(queries), minlength=n_queries)),
+        n_relevant_Q=n_relevant_Q,
         depth=depth,
     )
+    return GradedRanks(
+        found=found,
+        gains_H=gain_P[np.concatenate(pairs)],
+        judged_J=gain_P[judged_J],
+        judged_offsets_Q1=_offsets(n_relevant_Q),
+    )
+
+
+def _offsets(sizes_Q: Ints) -> Ints:
+    offsets: Ints = np.concatenate([[0], np.cumsum(sizes_Q)])
+    return offsets
 
 
 def _by_query(pairs: Pairs) -> Pairs:
     order = np.argsort(pairs.query_P, kind="stable")
-    return Pairs(query_P=pairs.query_P[order], id_P=pairs.id_P[order])
+    gain_P = None if pairs.gain_P is None else pairs.gain_P[order]
+    return Pairs(query_P=pairs.query_P[order], id_P=pairs.id_P[order], gain_P=gain_P)
 
 
-def _cells(pairs: Pairs, start: int, n_block: int, n_numbers: int) -> Ints:
-    """Where the pairs of some queries are in the table."""
+def _cells(pairs: Pairs, start: int, n_block: int, n_numbers: int) -> tuple[Ints, int]:
+    """Where the pairs of some queries are in the table, and the number of the first of them."""
     first, last = np.searchsorted(pairs.query_P, [start, start + n_block])
     query_P = pairs.query_P[first:last].astype(np.int64) - start
-    cells: Ints = query_P * n_numbers + pairs.id_P[first:last]
-    return cells
+    return query_P * n_numbers + pairs.id_P[first:last], int(first)
 
 
 def _numbered_anew(numbers_QK: AnyInts, known: AnyInts) -> AnyInts:
@@ -148,7 +165,7 @@ def _numbered_anew(numbers_QK: AnyInts, known: AnyInts) -> AnyInts:
 
 
 def _renumbered(pairs: Pairs, known: AnyInts) -> Pairs:
-    return Pairs(query_P=pairs.query_P, id_P=np.searchsorted(known, pairs.id_P))
+    return Pairs(query_P=pairs.query_P, id_P=np.searchsorted(known, pairs.id_P), gain_P=pairs.gain_P)
 
 
 def _check_once(numbers_BK: AnyInts, start: int) -> None:

@@ -109,7 +109,7 @@ def evaluate_retrieval(
     rows = ranking.query_rows_Q.tolist()
     labels = [asking.labels[row] or "" for row in rows]
     groups = _groups_of(asking, rows) if asked.resampled_by else None
-    values = _measures(ranking.graded, options.ks)
+    values = measures_of(ranking.graded, options.ks)
     worst, best = _classes(values["map"], labels)
     judged = Judged(
         queries=asking,
@@ -258,7 +258,8 @@ def _slices(
     )
 
 
-def _measures(graded: GradedRanks, ks: Sequence[int]) -> dict[str, Floats]:
+def measures_of(graded: GradedRanks, ks: Sequence[int] = ()) -> dict[str, Floats]:
+    """Every measure of every query, at the usual depths and at ``ks``."""
     found = graded.found
     values = {
         "map": metrics.average_precision(found),

@@ -1,6 +1,7 @@
 """Retrieval measures against hand-computed numbers and against trec_eval (through ir_measures)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import ir_measures
 import numpy as np
@@ -144,10 +145,8 @@ def test_ranks_of_pairs_of_any_size_equal_ranks_of_sets(scale: int) -> None:
     junk = [set((rng.permutation(50)[: rng.integers(0, 4)] * scale).tolist()) for _ in range(30)]
     as_text = np.where(ids_QK < 0, "", np.char.mod("i%d", ids_QK))
     named = [[{f"i{number}" for number in ids} for ids in sets] for sets in (relevant, junk)]
-    ours, theirs = (
-        ranks_of_pairs(ids_QK, Pairs.of(relevant), Pairs.of(junk)),
-        from_ranked_ids(as_text, *named),
-    )
+    ours = ranks_of_pairs(ids_QK, Pairs.of(relevant), Pairs.of(junk)).found
+    theirs = from_ranked_ids(as_text, *named)
     plain = [
         [item for item in row.tolist() if item >= 0 and item not in junk[q]] for q, row in enumerate(ids_QK)
     ]
@@ -162,14 +161,9 @@ def test_graded_ndcg_agrees_with_trec_eval_on_random_rankings() -> None:
     rng = np.random.default_rng(3)
     ids_QK = np.stack([rng.permutation(40)[:25] for _ in range(20)])
     grades = [{int(i): int(rng.integers(1, 4)) for i in rng.permutation(40)[:9]} for _ in range(20)]
-    found = from_ranked_ids(ids_QK, [set(one) for one in grades])
-    gains = [grades[q][item] for q, row in enumerate(ids_QK.tolist()) for item in row if item in grades[q]]
-    graded = GradedRanks(
-        found=found,
-        gains_H=np.array(gains, dtype=np.float64),
-        judged_J=np.array([gain for one in grades for gain in one.values()], dtype=np.float64),
-        judged_offsets_Q1=np.arange(0, 9 * 21, 9),
-    )
+    pairs = Pairs.of(grades)
+    gains = np.array([gain for one in grades for gain in one.values()], dtype=np.float64)
+    graded = ranks_of_pairs(ids_QK, replace(pairs, gain_P=gains))
     qrels = {f"q{q:02d}": {f"{item:03d}": gain for item, gain in one.items()} for q, one in enumerate(grades)}
     run = {
         f"q{q:02d}": {f"{item:03d}": 25.0 - rank for rank, item in enumerate(row)}
