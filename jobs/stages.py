@@ -4,7 +4,8 @@ Each takes what is to be done and returns what is true afterwards. Work that has
 again.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from jobs.calibration import calibrate_stage, calibration_settings, measure_drift
 from jobs.run import Run
-from pipeline.cluster.pool import Done
+from pipeline.cluster.pool import Done, SetAside
 from pipeline.config import IndexConfig
 from pipeline.embed.table import read_model_id
 from pipeline.errors import UsageError, WorkerError
@@ -39,6 +40,9 @@ from pipeline.snapshot.evolve import Rows
 from pipeline.snapshot.manifest import EncoderRef, IndexShardRef, PartRef
 from pipeline.snapshot.rows import live_vectors
 from pipeline.storage.receipts import Receipt, fetch, read_receipt
+
+_HERE_ROWS = 20_000
+"""Rows to index up to which no worker is started for them: about half a second's work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -213,8 +217,7 @@ def _reduce(
     todo = [task for task in tasks if receipts[task.key] is None]
     run.progress.stage("reduce", len(tasks), "index shards")
     run.progress.advance(len(tasks) - len(todo))
-    worker = partial(ReduceWorker, run.config.store, run.cache)
-    for done, outcome in enumerate(run.pool.run(worker, todo), start=1):
+    for done, outcome in enumerate(_reduced(run, todo), start=1):
         if not isinstance(outcome, Done):
             raise WorkerError(
                 f"an index shard of {todo[outcome.index].rows} rows killed its worker: {outcome.reason}",
@@ -225,6 +228,16 @@ def _reduce(
         run.progress.advance(len(tasks) - len(todo) + done)
     built = [receipt for receipt in receipts.values() if receipt is not None]
     return [*kept, *(_shard_ref(task, receipt) for task, receipt in zip(tasks, built, strict=True))]
+
+
+def _reduced(run: Run, todo: Sequence[ReduceTask]) -> Iterator[Done[Receipt] | SetAside]:
+    """Builds the index shards on the pool, or here where it takes longer to start a worker."""
+    make_worker = partial(ReduceWorker, run.config.store, run.cache)
+    if sum(task.rows for task in todo) > _HERE_ROWS:
+        yield from run.pool.run(make_worker, todo)
+        return
+    for index, task in enumerate(todo):
+        yield Done(index=index, result=make_worker().run(task), worker=f"driver:{os.getpid()}")
 
 
 def _shard_ref(task: ReduceTask, receipt: Receipt) -> IndexShardRef:

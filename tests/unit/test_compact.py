@@ -14,6 +14,8 @@ from pipeline.snapshot.compact import STAGE, Limits, plan_compaction
 from pipeline.snapshot.explain import Fate, explain
 from pipeline.snapshot.manifest import IndexShardRef, PartRef
 from pipeline.storage.receipts import DataFile
+from pipeline.storage.store import ObjectStat
+from tests.support.crashes import Crash, before_writes, crash
 from tests.support.nights import Collection, live
 from tests.support.tiny_catalogs import GARBAGE, jpeg, listing, tar_of, write_folder, write_tar
 
@@ -154,22 +156,16 @@ def test_compaction_leaves_a_part_with_a_stale_row_alone(shop: Collection) -> No
 def test_compaction_killed_on_its_way_goes_on_and_ends_the_same(shop: Collection, tmp_path: Path) -> None:
     shop.night()
     write_folder(shop.source, {f"{number:03d}.jpg": jpeg(100 + number) for number in range(9)})
-    seen: list[int] = []
 
-    def die() -> None:
-        seen.append(1)
-        if len(seen) == 3:  # embedded, packed, and about to build the index shard
-            raise KeyboardInterrupt
+    def packed() -> list[ObjectStat]:
+        return list(shop.store.list_objects(f"receipts/{STAGE}/"))
 
-    shop.pool.before_task = die
-    with pytest.raises(KeyboardInterrupt):
-        shop.night()
-    n_packs = len(list(shop.store.list_objects(f"receipts/{STAGE}/")))
-    assert n_packs == 1
-    shop.pool.before_task = None
+    with before_writes(lambda _: crash() if packed() else None), pytest.raises(Crash):
+        shop.night()  # embedded, packed, and about to build the index shard
+    assert len(packed()) == 1
     night = shop.night()
     assert night.published
-    assert shop.pool.n_tasks == [1]
+    assert shop.pool.n_tasks == []
     assert [one.rows for one in night.manifest.content.parts] == [31, 9]
     assert [ref.rows for ref in night.manifest.content.index_shards] == [40]
 

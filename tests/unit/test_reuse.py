@@ -130,10 +130,11 @@ def test_reuse_damaged_part_is_no_help_and_no_harm(shop: Collection) -> None:
     vectors = pq.ParquetFile(path).metadata.row_group(0).column(6)
     end = vectors.data_page_offset + vectors.total_compressed_size
     damaged = whole[: end - 9] + bytes([whole[end - 9] ^ 1]) + whole[end - 8 :]
-    states = [damaged, whole]  # while embedding, and from then on
+    states = [damaged, whole]  # while the first of two images is embedded, and from then on
     shop.pool.before_task = lambda: path.write_bytes(states.pop(0))
     age(shop.source / "004.jpg")
-    night = shop.night()
+    age(shop.source / "005.jpg")
+    night = shop.night(embed={"shard_images": 1})
     assert states == []
     assert counts(night) == (1, 29)
     assert live(shop, night) == before
