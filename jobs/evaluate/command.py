@@ -2,7 +2,7 @@
 
 import typer
 
-from jobs.evaluate import compare, enrolment, index, reranking, retrieval, robustness, verification
+from jobs.evaluate import compare, enrolment, history, index, reranking, retrieval, robustness, verification
 
 app = typer.Typer(help="Offline evaluation reports.", no_args_is_help=True)
 app.command("retrieval")(retrieval.command)
@@ -11,4 +11,5 @@ app.command("enrolment")(enrolment.command)
 app.command("index")(index.command)
 app.command("compare")(compare.command)
 app.command("robustness")(robustness.command)
+app.command("history")(history.command)
 app.command("reranking")(reranking.command)
