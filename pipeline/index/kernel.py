@@ -204,10 +204,17 @@ def _vectors(shards: tuple[IndexShard, ...], d: int) -> tuple[Any, Any]:
 
 
 @lru_cache(maxsize=8)
-def _integer_centroids(encoder: Encoder) -> tuple[Any, IntArray]:
+def _integer_centroids(encoder: Encoder) -> tuple[Any, Int32Array]:
+    """Centroids in integers, packed in groups of lists and pairs of dimensions, and their squares."""
+    from pipeline.index.kernel_encode import GROUP
+
     given_LD = np.empty((0, encoder.d), np.float32) if encoder.centroids_LD is None else encoder.centroids_LD
-    centroids_LD = np.rint(given_LD * np.float32(GRID)).astype(np.int16)
-    return centroids_LD, np.square(centroids_LD, dtype=np.int64).sum(axis=1)
+    n_lists, d = given_LD.shape
+    n_groups, n_pairs = -(-n_lists // GROUP), -(-d // 2)
+    padded_LD = np.zeros((n_groups * GROUP, 2 * n_pairs), dtype=np.int16)
+    padded_LD[:n_lists, :d] = np.rint(given_LD * np.float32(GRID))
+    packed_GPL2 = padded_LD.reshape(n_groups, GROUP, n_pairs, 2).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(packed_GPL2), np.square(padded_LD, dtype=np.int32).sum(axis=1, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ from pipeline.index.kernel_sort import smallest_first
 
 _ANY_RANK = 1 << 62
 _ROOM = 4  # kept rows per row asked for; below 2 the buffer would be cleaned up all the time
+_LINES_AHEAD = 16  # of the next list's codes, on their way while one is scanned
 _BLOCK_BYTES = 1 << 18  # codes that stay in a core's cache while all queries of a piece pass over them
 
 
@@ -167,7 +168,8 @@ def _scan_spans(
     for span in range(n_spans):
         i, last = first_P[span], last_P[span]
         if span + 1 < n_spans:
-            _prefetch(codes.address + first_P[span + 1] * n_words * 8)
+            for line in range(_LINES_AHEAD):
+                _prefetch(codes.address + first_P[span + 1] * n_words * 8 + 64 * line)
         stop = min(last, codes.n_rows) - 7
         while i < last:
             live = np.uint64(255)
@@ -252,8 +254,8 @@ def _rank(codes: Codes, row: int) -> Any:
 def _first_group(address: int, i: int, stop: int, n_words: int, query_address: int, limit: int) -> int:
     """The first of i, i + 8, i + 16, … with a code within the limit, or the first past ``stop``."""
     if n_words == 4:
-        while i < stop and not _any_within_4(address + i * 32, query_address, limit):
-            i += 8
+        while i + 8 < stop and not _any_within_4(address + i * 32, query_address, limit):
+            i += 16
     elif n_words == 8:
         while i < stop and not _any_within_8(address + i * 64, query_address, limit):
             i += 8
@@ -329,13 +331,13 @@ def _store_and_compare(builder: Any, sums: Any, limit: Any, target: Any) -> Any:
     return _compare(builder, sums, limit)
 
 
-def _distances_4(builder: Any, address: Any, query: Any) -> Any:
-    """Eight codes of four words: two codes fill a vector."""
+def _distances_4(builder: Any, address: Any, query: Any, first: int = 0) -> Any:
+    """Codes ``first`` to ``first`` + 7 of four words, as 0, 2, 1, 3, 4, 6, 5, 7: two codes fill a vector."""
     twice = _load(builder, query, 0, _FOUR)
     twice = builder.shuffle_vector(twice, twice, _lanes([0, 1, 2, 3] * 2))
-    v = [_popcount(builder, builder.xor(_load(builder, address, 64 * i), twice)) for i in range(4)]
-    sums = _add_halves(builder, _add_pairs(builder, v[0], v[1]), _add_pairs(builder, v[2], v[3]))
-    return builder.shuffle_vector(sums, sums, _lanes([0, 2, 1, 3, 4, 6, 5, 7]))
+    places = [32 * first + 64 * i for i in range(4)]
+    v = [_popcount(builder, builder.xor(_load(builder, address, place), twice)) for place in places]
+    return _add_halves(builder, _add_pairs(builder, v[0], v[1]), _add_pairs(builder, v[2], v[3]))
 
 
 def _distances_8(builder: Any, address: Any, query: Any) -> Any:
@@ -347,9 +349,13 @@ def _distances_8(builder: Any, address: Any, query: Any) -> Any:
 
 @intrinsic
 def _any_within_4(typing: Any, address: Any, query: Any, limit: Any) -> Any:
+    """Whether one of sixteen codes is within the limit: not zero if so."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, query, limit = arguments
-        return _compare(builder, _distances_4(builder, address, query), limit)
+        first, second = (_distances_4(builder, address, query, number) for number in (0, 8))
+        smaller = builder.select(builder.icmp_signed("<", first, second), first, second)
+        return _compare(builder, smaller, limit)
 
     return types.uint64(types.int64, types.int64, types.int64), generate
 
@@ -367,7 +373,9 @@ def _any_within_8(typing: Any, address: Any, query: Any, limit: Any) -> Any:
 def _within_4(typing: Any, address: Any, query: Any, limit: Any, target: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, query, limit, target = arguments
-        return _store_and_compare(builder, _distances_4(builder, address, query), limit, target)
+        sums = _distances_4(builder, address, query)
+        in_order = builder.shuffle_vector(sums, sums, _lanes([0, 2, 1, 3, 4, 6, 5, 7]))
+        return _store_and_compare(builder, in_order, limit, target)
 
     return types.uint64(types.int64, types.int64, types.int64, types.int64), generate
 

@@ -35,7 +35,7 @@ def search(
     encode(bits, xq_QD, codes_QW)
     limit_Q = np.full(n_queries, codes.n_words * 64)
     if n_probes > 0:
-        probes_QL = np.empty((n_queries, len(lists.centroids_LD)), dtype=np.int32)
+        probes_QL = np.empty((n_queries, len(lists.live_L)), dtype=np.int32)
         widest = choose(lists, xq_QD, n_probes, min_live, probes_QL)
         found = first_rows_of_lists(codes, codes_QW, n, offsets_L, probes_QL[:, :widest], limit_Q, 0)
     else:

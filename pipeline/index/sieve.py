@@ -48,6 +48,8 @@ class Sieve:
     ) -> Neighbours:
         """The k nearest of the C candidates of each query; None probes every row."""
         n_candidates = min(n_candidates, max(self._n_live, 1))
+        if len(xq_QD) == 1 and excluded_QE is None and self._in_one_call and self._is_short(n_probes):
+            return self._one_call(xq_QD, k, n_candidates, n_probes)
         per_query = 48 * (n_candidates + 1) * max(1, len(self._shards)) + 4 * (self._encoder.n_lists or 0)
         at_once = max(1, _BATCH_BYTES // self._threads // per_query)
         blocks = cut(len(xq_QD), -(-len(xq_QD) // min(_BLOCK_QUERIES, at_once)))
