@@ -42,7 +42,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/lint-imports
 
 soak: $(VENV)/test.stamp  ## Every fault at full size, and long random histories; figures go to soak.json
-	BITSIEVE_SOAK=soak.json $(BIN)/python -m pytest -q tests/fault tests/property/test_history.py
+	BITSIEVE_SOAK=1 BITSIEVE_TALLY=soak.json $(BIN)/python -m pytest -q tests/fault tests/property/test_history.py
 	@cat soak.json
 
 bench: $(VENV)/run.stamp  ## Run a benchmark: make bench ARGS="index --rows 1000000"

@@ -46,11 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def soak_report() -> Iterator[None]:
-    """What was done to stores, and what became of them, as JSON where ``BITSIEVE_SOAK`` names a file."""
+def tally_report() -> Iterator[None]:
+    """What was done to stores, and what became of them, as JSON where ``BITSIEVE_TALLY`` names a file."""
     yield
-    if "BITSIEVE_SOAK" in os.environ:
-        tally.write(Path(os.environ["BITSIEVE_SOAK"]))
+    if "BITSIEVE_TALLY" in os.environ:
+        tally.write(Path(os.environ["BITSIEVE_TALLY"]))
 
 
 @pytest.fixture(scope="session", autouse=True)

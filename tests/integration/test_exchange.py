@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from qdrant_client import QdrantClient, models
 
 from jobs.bench.index.grid import peers
 from jobs.bench.peers_environment import environment
@@ -17,6 +21,7 @@ from jobs.run import default_cache
 from pipeline.exchange.changes import changes_since
 from pipeline.exchange.embeddings import EmbeddingsSpec, open_embeddings
 from pipeline.exchange.rows_file import write_changes, write_rows
+from pipeline.exchange.stable_ids import stable_ids
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.publish import snapshot as published
 from pipeline.storage.local import LocalStore
@@ -78,17 +83,83 @@ def two_nights(folder: Path) -> tuple[Collection, OpenSnapshot, OpenSnapshot]:
     return collection, collection.open(first), collection.open(collection.night())
 
 
+@dataclass(frozen=True)
+class Exported:
+    """The rows of a first night and the changes of a second one as files, and queries."""
+
+    before: OpenSnapshot
+    after: OpenSnapshot
+    rows: Path
+    changes: Path
+    xq_QD: npt.NDArray[np.float32]
+
+    def check(self, theirs: dict[str, list[tuple[list[str], list[float]]]]) -> None:
+        """Ids and squared distances of another engine, before and after the changes, are those of ours."""
+        for name, snapshot in (("before", self.before), ("after", self.after)):
+            ours = snapshot.searcher.search(self.xq_QD, _K, exact=True)
+            for ids, distances, (their_ids, their_distances) in zip(
+                ours.ids, ours.distances, theirs[name], strict=True
+            ):
+                np.testing.assert_allclose(distances, their_distances, atol=1e-5)
+                near_end = {
+                    one for one, far in zip(ids, distances, strict=True) if far < distances[-1] - 1e-5
+                }
+                assert near_end <= set(their_ids)  # what is not tied for the last place
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("exported")
+    _, before, after = two_nights(folder / "ours")
+    rows, changes = folder / "rows.parquet", folder / "changes.parquet"
+    write_rows(before, rows, with_attributes=False)
+    found = changes_since(before, after, with_attributes=False)
+    write_changes(after, found, 1, changes, with_attributes=False)
+    return Exported(before=before, after=after, rows=rows, changes=changes, xq_QD=after.vectors[::15])
+
+
+def test_qdrant_answers_as_we_do_from_exported_rows_and_again_after_exported_changes(
+    exported: Exported,
+) -> None:
+    """Its points have whole numbers as ids: the stable ones that `export --format faiss` uses too."""
+    qdrant = QdrantClient(":memory:")
+    dim = exported.xq_QD.shape[1]
+    vectors = models.VectorParams(size=dim, distance=models.Distance.EUCLID)
+    qdrant.create_collection("images", vectors_config=vectors)
+
+    def upsert(table: pa.Table) -> None:
+        ids = table["image_id"].to_pylist()
+        payloads = [{"image_id": image_id} for image_id in ids]
+        points = models.Batch(
+            ids=stable_ids(ids).tolist(), vectors=table["embedding"].to_pylist(), payloads=payloads
+        )
+        qdrant.upsert("images", points=points)
+
+    def answers() -> list[tuple[list[str], list[float]]]:
+        found = []
+        for x_D in exported.xq_QD:
+            points = qdrant.query_points("images", query=x_D.tolist(), limit=_K).points
+            images = [point.payload["image_id"] for point in points if point.payload]
+            found.append((images, [point.score**2 for point in points]))
+        return found
+
+    upsert(pq.read_table(exported.rows))
+    before = answers()
+    delta = pq.read_table(exported.changes)
+    upsert(delta.filter(pc.equal(delta["change"], "upsert")))
+    gone = delta.filter(pc.equal(delta["change"], "delete"))["image_id"].to_pylist()
+    qdrant.delete("images", points_selector=models.PointIdsList(points=stable_ids(gone).tolist()))
+    exported.check({"before": before, "after": answers()})
+    assert qdrant.count("images").count == exported.after.content.live_rows
+
+
 @pytest.mark.timeout(900)  # LanceDB may have to be installed
 def test_lancedb_answers_as_we_do_from_exported_rows_and_again_after_exported_changes(
-    tmp_path: Path, lancedb_python: str
+    tmp_path: Path, lancedb_python: str, exported: Exported
 ) -> None:
-    _, before, after = two_nights(tmp_path / "ours")
-    write_rows(before, tmp_path / "rows.parquet", with_attributes=False)
-    changes = changes_since(before, after, with_attributes=False)
-    write_changes(after, changes, 1, tmp_path / "changes.parquet", with_attributes=False)
-    xq_QD = after.vectors[::15]
-    pq.write_table(pa.table({"embedding": xq_QD.tolist()}), tmp_path / "queries.parquet")
-    files = [tmp_path / name for name in ("lance", "rows.parquet", "changes.parquet", "queries.parquet")]
+    queries = tmp_path / "queries.parquet"
+    pq.write_table(pa.table({"embedding": exported.xq_QD.tolist()}), queries)
+    files = [tmp_path / "lance", exported.rows, exported.changes, queries]
     done = subprocess.run(
         [lancedb_python, "-c", _THEIRS, *map(str, files), str(_K)],
         capture_output=True,
@@ -96,15 +167,7 @@ def test_lancedb_answers_as_we_do_from_exported_rows_and_again_after_exported_ch
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    theirs = json.loads(done.stdout.splitlines()[-1])
-    for name, snapshot in (("before", before), ("after", after)):
-        ours = snapshot.searcher.search(xq_QD, _K, exact=True)
-        for ids, distances, (their_ids, their_distances) in zip(
-            ours.ids, ours.distances, theirs[name], strict=True
-        ):
-            np.testing.assert_allclose(distances, their_distances, atol=1e-5)
-            near_end = {one for one, far in zip(ids, distances, strict=True) if far < distances[-1] - 1e-5}
-            assert near_end <= set(their_ids)  # what is not tied for the last place
+    exported.check(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_import_command_makes_the_snapshot_that_embedding_made(tmp_path: Path) -> None:
