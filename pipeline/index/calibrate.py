@@ -30,6 +30,7 @@ from pipeline.index.calibration import GATHERED_ROWS, REPORTED_K, Calibration, F
 from pipeline.index.choose import Asked, choose_flat, choose_lists
 from pipeline.index.encoder import Encoder
 from pipeline.index.exact import nearest
+from pipeline.index.order import NOWHERE
 from pipeline.index.queries import QuerySet, catalog_queries, given_queries, keys_of, share_of
 from pipeline.index.sample import MAX_QUERIES
 from pipeline.index.search import Searcher
@@ -286,11 +287,12 @@ def search_recall(
 ) -> FloatArray:
     """Share of the k results of each query that are at most as far as its exact k-th neighbour."""
     candidates = max(k, candidates - queries.own_places)
-    result = searcher.search(queries.xq_QD, k, candidates=candidates, exclude_ids=queries.exclude_ids)
-    pairs = zip(result.distances, bound_Q.tolist(), strict=True)
-    return np.array(
-        [sum(distance <= bound for distance in row) / k for row, bound in pairs], dtype=np.float64
-    )
+    found = searcher.search_places(
+        queries.xq_QD, k, candidates=candidates, excluded_QE=queries.excluded_QE
+    ).neighbours
+    is_near_QK = (found.distance_QK <= bound_Q[:, None]) & (found.place_QK != NOWHERE)
+    recall_Q: FloatArray = is_near_QK.sum(axis=1) / k
+    return recall_Q
 
 
 def _limit(draft: Calibration, k: int) -> int:

@@ -120,11 +120,13 @@ class Searcher:
         candidates: int | None = None,
         probes: int | None = None,
         exclude_ids: Sequence[str | None] | None = None,
+        excluded_QE: IntArray | None = None,
     ) -> FoundPlaces:
-        """As `search`, in arrays."""
+        """As `search`, in arrays; ``excluded_QE`` are places instead of ``exclude_ids``, -1 for none."""
         self._check(xq_QD, k, candidates, probes, exclude_ids)
         xq_QD = np.ascontiguousarray(xq_QD, dtype=np.float32)
-        excluded_QE = None if exclude_ids is None else places_of(self.shards, exclude_ids)
+        if exclude_ids is not None:
+            excluded_QE = places_of(self.shards, exclude_ids)
         n_candidates, warning = (None, "") if exact else self._candidates(k, candidates)
         n_probes = probes if probes or self.calibration is None else self.calibration.probes_for(k)
         k = min(k, max(self.n_live, 1))
