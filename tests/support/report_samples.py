@@ -1,17 +1,60 @@
-"""A report with everything on it, made of small coloured pictures: to test the page and to look at it."""
+"""Reports with everything on them, made of small coloured pictures: to test the pages and to look at them."""
 
 import base64
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
+from pipeline.evaluate import verification
+from pipeline.evaluate.enrolment import evaluate_enrolment
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
+from pipeline.evaluate.pairs_file import PairList
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.report import Document, render_html
+from pipeline.evaluate.report.document import (
+    Axis,
+    Bar,
+    Bars,
+    Fact,
+    Facts,
+    Finding,
+    Gallery,
+    Mark,
+    Named,
+    Picture,
+    PictureRow,
+    Plot,
+    Point,
+    Rule,
+    Section,
+    Series,
+    Share,
+    Table,
+)
+from pipeline.evaluate.report.enrolment_page import enrolment_document
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
+from pipeline.evaluate.report.index_page import index_document
 from pipeline.evaluate.report.retrieval_page import retrieval_document
+from pipeline.evaluate.report.verification_page import verification_document
 from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval
+from pipeline.evaluate.verification_report import VerificationReport
+
+# texts that act where they are not shown as text
+HOSTILE = (
+    '"><script>alert(1)</script>',
+    "' onmouseover='alert(1)",
+    "javascript:alert(1)//",
+    "</style><img src=x onerror=alert(1)>",
+    "\x1b[31mred\x1b[0m\x07",
+    "\u202egpj.exe\u2066",
+    "=cmd|' /C calc'!A0",
+    "{{ 7 * 7 }}{% raw %}",
+    "https://evil.example/x.png",
+    "line\nbreak\0nul",
+    "&lt;script&gt;",
+)
 
 CURVE = ((50, 0.771), (100, 0.848), (200, 0.92), (500, 0.975), (1000, 0.994), (2000, 0.9985))
 
@@ -112,3 +155,193 @@ def sample_page() -> str:
     """An ordinary retrieval page."""
     report = sample_report()
     return render_html(sample_document(report), sample_thumbnails(report))
+
+
+def hostile_page() -> str:
+    """Every hostile text as id, label, label name, collection, source, reason, version and class at once."""
+    report = sample_report(n_classes=12, per_class=4)
+    spell = {f"product {i:03d}": HOSTILE[i % len(HOSTILE)] for i in range(12)}
+    gallery = tuple(
+        replace(
+            query,
+            image_id=f"{HOSTILE[i % len(HOSTILE)]}{query.image_id}",
+            label=spell[query.label],
+            neighbours=tuple(
+                replace(
+                    item,
+                    image_id=f"{HOSTILE[j % len(HOSTILE)]}{item.image_id}",
+                    label=spell.get(item.label or ""),
+                )
+                for j, item in enumerate(query.neighbours)
+            ),
+        )
+        for i, query in enumerate(report.gallery)
+    )
+    everything = "".join(HOSTILE)
+    report = replace(
+        report,
+        gallery=gallery,
+        label=everything,
+        model_id=everything,
+        digest=everything,
+        software={everything: everything},
+        worst_classes=tuple(replace(score, label=spell[score.label]) for score in report.worst_classes),
+    )
+    run = replace(
+        sample_run(),
+        collection=everything,
+        source=everything,
+        finished_at=everything,
+        rejects={everything: 1},
+    )
+    index = replace(sample_index(), method=everything)
+    document = retrieval_document(report, index=index, run=run)
+    return render_html(document, {gallery[0].image_id: thumbnail((1, 2, 3))})
+
+
+def sample_pages() -> dict[str, str]:
+    """A page of each report that is known here, and one of every kind of block with hostile texts."""
+    return {
+        "retrieval": sample_page(),
+        "hostile retrieval": hostile_page(),
+        "verification": render_html(
+            verification_document(sample_verification()), {"p021.jpg": thumbnail((30, 90, 30))}
+        ),
+        "enrolment": render_html(sample_enrolment()),
+        "index": render_html(sample_index_document()),
+        "hostile blocks": render_html(every_block("".join(HOSTILE)), {"there": thumbnail((200, 30, 30))}),
+    }
+
+
+def sample_vectors(n_classes: int = 30, per_class: int = 6) -> LabelledVectors:
+    """Noisy clusters of unit vectors, hard to tell apart."""
+    rng = np.random.default_rng(3)
+    owner = np.repeat(np.arange(n_classes), per_class)
+    x_ND = rng.normal(size=(n_classes, 16))[owner] + rng.normal(scale=0.8, size=(len(owner), 16))
+    x_ND = (x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True)).astype(np.float32)
+    return LabelledVectors(
+        x_ND=x_ND, ids=[f"p{i:03d}.jpg" for i in range(len(owner))], labels=[f"class {c}" for c in owner]
+    )
+
+
+def sample_verification() -> VerificationReport:
+    """A list of pairs with folds, one of its images missing, some pairs misjudged."""
+    base, rng = sample_vectors(), np.random.default_rng(4)
+    pairs = [(int(a), int(b)) for a, b in rng.integers(0, len(base.ids), size=(600, 2)) if a != b]
+    pairs += [(6 * c + i, 6 * c + i + 1) for c in range(30) for i in range(5)]
+    same = np.array([base.labels[a] == base.labels[b] for a, b in pairs])
+    listed = PairList(
+        left=("gone.jpg", *(base.ids[a] for a, _ in pairs)),
+        right=(base.ids[0], *(base.ids[b] for _, b in pairs)),
+        same_N=np.append(True, same),
+        fold_N=np.arange(len(pairs) + 1) % 10,
+    )
+    subject = verification.Subject(model_id="3f1a" * 16, snapshot=12, digest="9be2" * 16)
+    return verification.verify_pairs(listed, base.ids, base.x_ND, subject)
+
+
+def sample_enrolment() -> Document:
+    """With two rates that the strangers can show, and one that they cannot."""
+    report = evaluate_enrolment(sample_vectors(), false_alarm_rates=(0.5, 0.3, 0.001))
+    return enrolment_document(report, model_id="3f1a" * 16, snapshot=12, digest="9be2" * 16, software={})
+
+
+def sample_index_document() -> Document:
+    """Lists, filters, a loss and a warning."""
+    share = {"mean": 0.9938, "low": 0.9921, "high": 0.9952}
+    result = {
+        "snapshot": 12,
+        "digest": "9be2" * 16,
+        "n_vectors": 13_190,
+        "n_queries": 1000,
+        "method": "hamming",
+        "seed": 0,
+        "ann_recall@1": share,
+        "ann_recall@10": share,
+        "lost": [{"k": 10, "code": 0.0052, "lists": 0.001}],
+        "filters": [{"selectivity": 0.05, "n_matching": 660, "method": "exact", "ann_recall@10": share}],
+        "probe_curve": [{"probes": n, "ann_recall@10": 1 - 0.1 / n} for n in (1, 2, 4, 8)],
+        "speed": {
+            "batch_size": 1000,
+            "batch_per_s": 9120.5,
+            "single_per_s": 811.0,
+            "single_p50_ms": 1.2,
+            "single_p99_ms": 2.9,
+        },
+        "bits": {
+            "bits": 256,
+            "balance_mean": 0.02,
+            "balance_max": 0.1,
+            "correlation_mean": 0.1,
+            "correlation_max": 0.6,
+        },
+        "lists": {"n_lists": 512, "imbalance": 1.3, "smallest": 3, "largest": 90, "empty": 0},
+        "memory": {
+            "hot_bytes_per_vector": 36.1,
+            "cold_bytes_per_vector": 540.2,
+            "float32_bytes_per_vector": 512,
+        },
+        "staleness": {"dead_share": 0.005, "rows": 13_300, "delta_shards": 1, "index_shards": 2},
+        "warnings": ["index shard 1: 1 of 64 rows do not find themselves"],
+    }
+    return index_document(result, sample_index())
+
+
+def every_block(text: str) -> Document:
+    """Every kind of block, and ``text`` wherever a text may stand."""
+    points = tuple(Point(x=10.0**i, y=0.2 + 0.1 * i, low=0.1 + 0.1 * i, high=0.3 + 0.1 * i) for i in range(5))
+    series = tuple(
+        Series(
+            name=f"{number} {text}",
+            points=tuple(replace(point, y=point.y + 0.05 * number) for point in points),
+            kind="scatter" if number == 3 else "line",
+        )
+        for number in range(6)
+    )
+    axis = Axis(title=text, scale="log")
+    plot = Plot(
+        title=text,
+        alt=text,
+        note=text,
+        x=axis,
+        y=Axis(title=text, as_percent=True),
+        series=series,
+        rules=(Rule(axis="x", value=500, text=text), Rule(axis="y", value=0.5, text=text)),
+    )
+    bars = Bars(
+        title=text,
+        alt=text,
+        bars=(Bar(name=text, value=3, low=2, high=4, text=text), Bar(name="nothing", value=0)),
+    )
+    share = Share(value=0.5, low=0.4, high=0.6)
+    table = Table(
+        title=text,
+        note=text,
+        columns=(text, *(f"{i} {text}" for i in range(4))),
+        rows=((Named(text=text, meaning=text), share, text, "1,000", "0.5"),),
+        total=(text, "1", "2", "3", "4"),
+    )
+    picture = Picture(image_id=text, alt=text, mark=Mark.BAD, word=text, figure=text, caption=text)
+    pictures = (picture, replace(picture, image_id="there", mark=Mark.GOOD), replace(picture, mark=Mark.NOTE))
+    gallery = Gallery(
+        title=text,
+        note=text,
+        rows=(
+            PictureRow(pictures=pictures, title=text, subtitle=text, text=text, lead=picture),
+            PictureRow(pictures=pictures * 8, title=text),
+        ),
+    )
+    facts = Facts(items=(Fact(term=text, text=text, code=text),))
+    found = [Finding(mark=mark, text=text, detail=text) for mark in Mark]
+    return Document(
+        kind=text,
+        title=text,
+        subtitle=text,
+        verdict=found[1],
+        findings=tuple(found),
+        sections=(
+            Section(title=text, note=text, blocks=(table, gallery)),
+            Section(title=text, note=text, blocks=(facts, plot, bars), side_by_side=True),
+        ),
+        methods=facts.items,
+    )

@@ -1,40 +1,53 @@
 """The page: its words, its accounts, and what hostile ids and labels become on it."""
 
+import io
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.evaluate.report import render_html
 from pipeline.evaluate.report.coverage import REASONS
-from pipeline.evaluate.report.document import Mark
+from pipeline.evaluate.report.document import (
+    Axis,
+    Bar,
+    Bars,
+    Document,
+    Finding,
+    Gallery,
+    Mark,
+    Picture,
+    PictureRow,
+    Plot,
+    Point,
+    Section,
+    Series,
+    Share,
+    Table,
+)
 from pipeline.evaluate.report.facts import RunFacts
 from pipeline.evaluate.report.retrieval_page import retrieval_document, retrieval_findings
+from pipeline.evaluate.report.scale import Ruler
 from pipeline.evaluate.report.words import percent, short, visible
+from pipeline.images.thumbnail import thumbnail_data_uri
 from pipeline.values import RejectReason
 from tests.support.report_samples import (
+    every_block,
+    hostile_page,
     sample_document,
     sample_index,
     sample_page,
+    sample_pages,
     sample_report,
     sample_run,
     sample_thumbnails,
-    thumbnail,
 )
 
-HOSTILE = (
-    '"><script>alert(1)</script>',
-    "' onmouseover='alert(1)",
-    "javascript:alert(1)//",
-    "</style><img src=x onerror=alert(1)>",
-    "\x1b[31mred\x1b[0m\x07",
-    "\u202egpj.exe\u2066",
-    "=cmd|' /C calc'!A0",
-    "{{ 7 * 7 }}{% raw %}",
-    "https://evil.example/x.png",
-    "line\nbreak\0nul",
-    "&lt;script&gt;",
-)
 ALLOWED_TAGS = frozenset(
     """html head meta title style body main header p h1 h2 h3 ul ol li span bdi br section article div dl dt
     dd table thead tbody tfoot tr th td figure figcaption img strong code footer svg rect line text polyline
@@ -67,58 +80,29 @@ class Page(HTMLParser):
         return [attrs[attribute] or "" for _, attrs in self.tags if attribute in attrs]
 
 
-def hostile_page() -> str:
-    """Every hostile text as id, label, label name, collection, source, reason, version and class at once."""
-    report = sample_report(n_classes=12, per_class=4)
-    spell = {f"product {i:03d}": HOSTILE[i % len(HOSTILE)] for i in range(12)}
-    gallery = tuple(
-        replace(
-            query,
-            image_id=f"{HOSTILE[i % len(HOSTILE)]}{query.image_id}",
-            label=spell[query.label],
-            neighbours=tuple(
-                replace(
-                    item,
-                    image_id=f"{HOSTILE[j % len(HOSTILE)]}{item.image_id}",
-                    label=spell.get(item.label or ""),
-                )
-                for j, item in enumerate(query.neighbours)
-            ),
-        )
-        for i, query in enumerate(report.gallery)
-    )
-    everything = "".join(HOSTILE)
-    report = replace(
-        report,
-        gallery=gallery,
-        label=everything,
-        model_id=everything,
-        digest=everything,
-        software={everything: everything},
-        worst_classes=tuple(replace(score, label=spell[score.label]) for score in report.worst_classes),
-    )
-    run = replace(
-        sample_run(),
-        collection=everything,
-        source=everything,
-        finished_at=everything,
-        rejects={everything: 1},
-    )
-    index = replace(sample_index(), method=everything)
-    document = retrieval_document(report, index=index, run=run)
-    return render_html(document, {gallery[0].image_id: thumbnail((1, 2, 3))})
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    return sample_pages()
 
 
-@pytest.mark.parametrize("hostile", [False, True])
-def test_page_holds_only_known_tags_and_loads_nothing(hostile: bool) -> None:
-    page = Page(hostile_page() if hostile else sample_page())
-    assert {tag for tag, _ in page.tags} <= ALLOWED_TAGS
-    assert {name for _, attrs in page.tags for name in attrs} <= ALLOWED_ATTRIBUTES
-    assert page.values("src")
-    assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
-    static_ids = {*(f"section-{number}" for number in range(1, 6)), "methods"}
-    assert set(page.values("id")) == static_ids
-    assert set(page.values("aria-labelledby")) == static_ids
+def test_every_page_holds_only_known_tags_and_loads_nothing(pages: dict[str, str]) -> None:
+    for html in pages.values():
+        page = Page(html)
+        assert {tag for tag, _ in page.tags} <= ALLOWED_TAGS
+        assert {name for _, attrs in page.tags for name in attrs} <= ALLOWED_ATTRIBUTES
+        assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
+        ids = page.values("id")
+        assert all(re.fullmatch(r"section-\d|methods", one) for one in ids)
+        assert page.values("aria-labelledby") == ids
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        assert page.values("content")[0] == policy
+        assert not any(char in html for char in "\x1b\x07\0\u202e\u2066")
+
+
+def test_every_text_of_every_block_is_shown_as_text() -> None:
+    shown = Page(render_html(every_block("a<b>&'\u202e\""))).text
+    as_text = shown.count("a<b>&'\\u202e\"")
+    assert as_text == Page(render_html(every_block("QQQ"))).text.count("QQQ") > 60
 
 
 def test_hostile_texts_are_shown_as_text_with_control_characters_spelled_out() -> None:
@@ -222,3 +206,76 @@ def test_visible_keeps_ordinary_text_of_any_script() -> None:
 
 def test_every_reject_reason_has_plain_words() -> None:
     assert set(REASONS) == set(RejectReason)
+
+
+def test_a_thousand_pictures_full_of_detail_stay_under_five_megabytes() -> None:
+    noise = [np.random.default_rng(seed).integers(0, 256, (224, 224, 3), dtype=np.uint8) for seed in range(4)]
+    small = [thumbnail_data_uri(png(pixels), 112) for pixels in noise]
+    ids = [f"catalog/2026/autumn/{number:07d}-front.jpg" for number in range(1_000)]
+    pictures = [
+        Picture(image_id=one, alt=f"Place 3: {one}, same", word="same", figure="0.123") for one in ids
+    ]
+    rows = [
+        PictureRow(
+            lead=pictures[at], pictures=tuple(pictures[at + 1 : at + 8]), title="a title", text="a text"
+        )
+        for at in range(0, 1_000, 8)
+    ]
+    document = Document(
+        kind="retrieval",
+        title="shop",
+        verdict=Finding(mark=Mark.NOTE, text="All is shown."),
+        sections=(Section(title="Pictures", blocks=(Gallery(rows=tuple(rows)),)),),
+    )
+    html = render_html(document, {one: small[number % 4] for number, one in enumerate(ids)})
+    assert html.count("<img ") == 1_000
+    assert len(html.encode()) < 5_000_000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Share(value=float("nan"), low=0, high=1),
+        lambda: Table(columns=("a", "b"), rows=(("one cell",),)),
+        lambda: plot_of(Axis(title="x", scale="log"), 0.0),
+        lambda: plot_of(Axis(title="x"), float("inf")),
+        lambda: Bars(title="b", alt="b", bars=()),
+        lambda: Bars(title="b", alt="b", bars=(Bar(name="n", value=-1),)),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(wrong: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"finite|cells|drawn|bars"):
+        wrong()
+
+
+def plot_of(axis: Axis, *numbers: float) -> Plot:
+    points = tuple(Point(x=number, y=1.0) for number in numbers)
+    return Plot(title="p", alt="p", x=axis, y=Axis(title="y"), series=(Series(name="s", points=points),))
+
+
+@pytest.mark.parametrize(
+    ("axis", "numbers", "ticks"),
+    [
+        (Axis(title="", scale="log"), (1e-4, 1.0), ["1e-4", "0.001", "0.01", "0.1", "1"]),
+        (Axis(title="", scale="log"), (50, 2000), ["50", "100", "200", "500", "1,000", "2,000"]),
+        (
+            Axis(title="", as_percent=True),
+            (0.71, 0.99),
+            ["70\u00a0%", "80\u00a0%", "90\u00a0%", "100\u00a0%"],
+        ),
+        (Axis(title=""), (5.0, 5.0), ["2", "4", "6", "8"]),
+        (Axis(title="", low=0.9, high=1.0), (0.95,), ["0.9", "0.92", "0.94", "0.96", "0.98", "1"]),
+    ],
+)
+def test_axes_are_numbered_roundly(axis: Axis, numbers: tuple[float, ...], ticks: list[str]) -> None:
+    ruler = Ruler.over(axis, numbers, 0.0, 400.0)
+    assert [ruler.text(tick) for tick in ruler.ticks(40)] == ticks
+    places = [ruler.place(number) for number in (*ruler.ticks(40), ruler.high * 2)]
+    assert places == sorted(places)
+    assert 0 <= places[0] <= places[-1] == 400
+
+
+def png(pixels_HWC: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -65,15 +65,18 @@ def _grid(x: Ruler, y: Ruler) -> Markup:
         f'<text x="{_LEFT - 8:g}" y="{y.place(v) + 4.5:.1f}" text-anchor="end">{y.text(v)}</text>'
         for v in y.ticks(24)
     ]
-    columns = [
-        f'<text x="{x.place(v):.1f}" y="{_BOTTOM + 19:g}" text-anchor="middle">{x.text(v)}</text>'
-        for v in x.ticks(58)
-    ]
+    columns = [_column(x.place(v), x.text(v)) for v in x.ticks(58)]
     titles = Markup(
         '<text class="axis" x="0" y="14">{}</text>'
         '<text class="axis" x="{:g}" y="{:g}" text-anchor="middle">{}</text>'
     ).format(_title(y), (_LEFT + _RIGHT) / 2, _HEIGHT - 8, _title(x))
     return Markup("".join([*rows, *columns])) + titles  # noqa: S704 - numbers only
+
+
+def _column(at: float, number: str) -> str:
+    """A number below the drawing; the last one ends with it."""
+    place, anchor = (at, "middle") if at < _RIGHT - 8 else (_WIDTH - 1, "end")
+    return f'<text x="{place:.1f}" y="{_BOTTOM + 19:g}" text-anchor="{anchor}">{number}</text>'
 
 
 def _title(ruler: Ruler) -> Markup:

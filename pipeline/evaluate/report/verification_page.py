@@ -71,7 +71,8 @@ def _findings(report: VerificationReport) -> list[Finding]:
         found.append(Finding(mark=Mark.NOTE, text=said))
     if report.n_missing:
         examples = ", ".join(short(image_id, 64) for image_id in report.missing_ids[:3])
-        text = f"{count(report.n_missing)} listed pairs are left out: there is no vector of {examples}."
+        listed = f"{count(report.n_missing)} of {count(report.n_pairs + report.n_missing)} listed pairs"
+        text = f"Left out: {listed}, because there is no vector of {examples}."
         found.append(Finding(mark=Mark.BAD, text=text))
     return found
 
