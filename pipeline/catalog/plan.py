@@ -12,6 +12,7 @@ again what lies before it. They are cut into about four, unless they are so larg
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,17 @@ class ImageShard:
     def n_bytes(self) -> int:
         """How many bytes of images the shard has, as far as the listing says."""
         return int(pc.sum(self.table["size_bytes"]).as_py() or 0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its own rows travel to a worker: Arrow would pickle the whole listing that they are a slice of."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema) as stream:
+            stream.write_table(self.table)
+        return _arrived, (sink.getvalue().to_pybytes(), self.digest, self.redo, self.hints)
+
+
+def _arrived(rows: bytes, digest: str, redo: int, hints: Hints | None) -> ImageShard:
+    return ImageShard(table=pa.ipc.open_stream(rows).read_all(), digest=digest, redo=redo, hints=hints)
 
 
 def plan_shards(

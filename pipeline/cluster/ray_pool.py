@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.allocator import ENVIRONMENT
+from pipeline.allocator import WORKER_ENVIRONMENT
 from pipeline.cluster.metrics import Meters, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Result, SetAside, Task, Worker
 from pipeline.cluster.scratch import Scratch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
-    **ENVIRONMENT,  # the workers inherit it
+    **WORKER_ENVIRONMENT,  # the workers inherit it
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from pipeline.allocator import give_back_freed_memory
 from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.embed.outcome import Outcome, ShardBooks
@@ -99,6 +100,7 @@ class EmbedWorker:
                 files, counts, facts = self._write(key, shard, books)
         facts["seconds"] = {stage: round(spent, 4) for stage, spent in sorted(watch.seconds.items())}
         receipt = Receipt(stage=STAGE, key=key, files=files, counts=counts, facts=facts)
+        give_back_freed_memory()  # else what one shard left in pieces grows with the number of shards
         return write_receipt(self._store, receipt)
 
     def _batches(

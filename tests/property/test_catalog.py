@@ -1,6 +1,8 @@
 """The catalog: names turn back, changes are what a plain model says, shards hold every row exactly once."""
 
+import pickle
 import random
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -112,6 +114,16 @@ def test_plan_shards_hold_every_row_once_in_order(runs: list[tuple[str, int]], m
     assert all(1 <= shard.n_images <= max_images for shard in shards)
     assert len({shard.digest for shard in shards}) == len(shards)
     assert [shard.digest for shard in plan_shards(rows, max_images)] == [shard.digest for shard in shards]
+
+
+def test_shard_travels_to_its_worker_without_the_rows_of_other_shards() -> None:
+    rows = listing([(f"{number:06d}", "v") for number in range(20_000)], container="a.tar")
+    shard = replace(plan_shards(rows, 100)[7], redo=2)
+    sent = pickle.dumps(shard)
+    assert len(sent) < 300 * shard.n_images
+    come = pickle.loads(sent)
+    assert come.table.equals(shard.table)
+    assert (come.digest, come.redo, come.hints) == (shard.digest, 2, None)
 
 
 def test_plan_shards_digest_sees_ids_and_versions_not_where_they_lie() -> None:
