@@ -38,6 +38,7 @@ _COMMANDS = {
     "purge": "jobs.purge",
     "train": "jobs.train",
     "export-model": "jobs.export_model",
+    "train-expansion": "jobs.train_expansion",
     "cluster-photos": "jobs.cluster_photos",
 }
 _GROUPS = {

@@ -97,7 +97,7 @@ def command(
         opened: AbstractContextManager[FoundImages] = ray_search(snapshot, chosen, options, exact=exact)
     else:
         search_here = LocalSearch.over(snapshot, None if chosen is None else Filter(chosen), exact=exact)
-        opened = nullcontext(search_here if rerank is None else reranked_search(search_here, rerank))
+        opened = nullcontext(search_here if rerank is None else _reranked(snapshot, search_here, rerank))
     with opened as search:
         result = search_sources(snapshot, search, sources, asked, output)
         if rerank is not None:
@@ -158,15 +158,16 @@ class RerankedSearch:
         return reranked(IndexBase(searcher=searcher, exact=self.plain.exact), self.reranker, xq_QD, k)
 
 
-def reranked_search(plain: LocalSearch, asked: str) -> RerankedSearch:
+def _reranked(snapshot: OpenSnapshot, plain: LocalSearch, asked: str) -> RerankedSearch:
     """The search whose answers the re-ranker that ``asked`` spells orders anew.
 
     Raises:
         UsageError: no such re-ranker, or settings that it does not have.
     """
+    from jobs.learned_expansion import open_learned
     from pipeline.rerank.method import parse_reranker  # scipy: loaded where it is asked for
 
-    return RerankedSearch(plain=plain, reranker=parse_reranker(asked))
+    return RerankedSearch(plain=plain, reranker=parse_reranker(asked, partial(open_learned, snapshot)))
 
 
 def search_images(snapshot: OpenSnapshot, files: Sequence[Path], k: int, *, exact: bool) -> dict[str, Any]:

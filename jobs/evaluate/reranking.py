@@ -1,6 +1,7 @@
 """``bitsieve evaluate reranking``: which re-ranker helps here, by how much, and at what cost."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from jobs.evaluate.page import write_page
 from jobs.evaluate.subject import label_column, labelled_vectors
+from jobs.learned_expansion import open_learned
 from jobs.output import print_result
 from jobs.place import Collection, Config, Store, find_place
 from pipeline.evaluate.report.reranking_page import reranking_document
@@ -42,10 +44,8 @@ def command(
 
     Example: bitsieve evaluate reranking --store index/ --label identity
     """
-    asked = {text: (text,) for text in rerank or ()}
-    for text in asked:
-        parse_reranker(text)  # refused before anything is read
     snapshot = find_place(store, collection, config).snapshot(sequence)
+    asked = {text: [parse_reranker(text, partial(open_learned, snapshot))] for text in rerank or ()}
     base = labelled_vectors(snapshot, label_column(snapshot, label))
     options = Options(n_queries=n_queries, seed=seed)
     report = evaluate_reranking(base, asked or None, options, search_cost(snapshot, seed))

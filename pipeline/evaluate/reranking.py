@@ -145,7 +145,7 @@ class _Judged:
 
 def evaluate_reranking(
     base: LabelledVectors,
-    methods: Mapping[str, Sequence[str]] | None = None,
+    methods: Mapping[str, Sequence[Reranker]] | None = None,
     options: Options | None = None,
     cost: Cost | None = None,
 ) -> RerankingReport:
@@ -153,18 +153,17 @@ def evaluate_reranking(
 
     Args:
         base: All images, unit vectors; those without a label ask nothing and stand in the way.
-        methods: By name the settings to choose among, as text; ``GRID`` if absent.
+        methods: By name the re-rankers to choose among; those of ``GRID`` if absent.
         options: Sizes and seed.
         cost: CPU milliseconds of one search with a re-ranker, with None of a plain one.
 
     Raises:
-        UsageError: fewer than two identities with several images, or no such re-ranker.
+        UsageError: fewer than two identities with several images.
     """
     options = options or Options()
     exact = ExactBase(base.x_ND, base.ids)
-    labels = [base.labels[row] for row in exact.given_N.tolist()]
-    code_N = np.where([label is not None for label in labels], codes_of(labels), -1)
-    validation_Q, test_Q = _halves(code_N, options)
+    code_N = identity_codes(exact, base.labels)
+    validation_Q, test_Q = _asking(code_N, options)
     plain = {
         half: _judge(exact, code_N, rows_Q, None, options.depth)
         for half, rows_Q in _both(validation_Q, test_Q)
@@ -212,33 +211,55 @@ def _renamed(values: Mapping[str, object]) -> dict[str, object]:
     return {name.replace("_at_1", "@1"): value for name, value in values.items()}
 
 
-def _halves(code_N: Ints, options: Options) -> tuple[Ints, Ints]:
-    """Rows that ask: images of one half of the identities, and of the other; in order of rows."""
-    count_G = np.bincount(code_N[code_N >= 0])
-    several = np.flatnonzero(count_G > 1)
+def identity_codes(exact: ExactBase, labels: Sequence[str | None]) -> Ints:
+    """A number for the label of each row of the base; -1 where it has none."""
+    of_row = [labels[row] for row in exact.given_N.tolist()]
+    return np.where([label is not None for label in of_row], codes_of(of_row), -1)
+
+
+def halves(code_N: Ints, seed: int) -> tuple[Ints, Ints]:
+    """Identities with several images: those that choose settings (or train), and those that judge.
+
+    Raises:
+        UsageError: there are fewer than two.
+    """
+    several = np.flatnonzero(np.bincount(code_N[code_N >= 0], minlength=1) > 1)
     if len(several) < 2:
         raise UsageError(
             f"settings are chosen on some identities and judged on others: expected at least 2 with several "
             f"images, got {len(several)}",
             fix="choose a label that several images share",
         )
-    generator = np.random.default_rng(options.seed)
-    drawn = generator.permutation(several)
-    halves = []
-    for identities in (drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]):
-        rows_Q = np.flatnonzero(np.isin(code_N, identities))
-        halves.append(np.sort(generator.permutation(rows_Q)[: options.n_queries]))
-    return halves[0], halves[1]
+    drawn = np.random.default_rng(seed).permutation(several)
+    return drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+
+
+def relevant_ranks(row_QK: Ints, own_Q: Ints, code_N: Ints) -> RelevantRanks:
+    """Where images of the same identity stand; ``own_Q`` are the rows that asked, all with an identity."""
+    hit_QK = (row_QK != NOBODY) & (code_N[row_QK] == code_N[own_Q, None])
+    return RelevantRanks(
+        ranks_H=np.nonzero(hit_QK)[1] + 1,
+        offsets_Q1=np.cumsum([0, *hit_QK.sum(axis=1)]),
+        n_relevant_Q=np.bincount(code_N[code_N >= 0])[code_N[own_Q]] - 1,
+    )
+
+
+def _asking(code_N: Ints, options: Options) -> tuple[Ints, Ints]:
+    """Rows of each half that ask, in order of rows."""
+    generator = np.random.default_rng([options.seed, 1])
+    first, second = (
+        np.sort(generator.permutation(np.flatnonzero(np.isin(code_N, identities)))[: options.n_queries])
+        for identities in halves(code_N, options.seed)
+    )
+    return first, second
 
 
 def _candidates(
-    exact: ExactBase, methods: Mapping[str, Sequence[str]] | None
+    exact: ExactBase, methods: Mapping[str, Sequence[Reranker]] | None
 ) -> dict[str, dict[str, Reranker]]:
     """By name the re-rankers to choose among, each by its settings."""
-    chosen = {
-        name: {spelled(one): one for one in map(parse_reranker, asked)}
-        for name, asked in (methods or GRID).items()
-    }
+    asked = methods or {name: [parse_reranker(text) for text in texts] for name, texts in GRID.items()}
+    chosen = {name: {spelled(one): one for one in some} for name, some in asked.items()}
     if methods is None and len(exact.x_ND) <= EXACT_ROWS:
         chosen[_EXACT_NAME] = {
             f"k1={k1},k2={k2},weight={weight:g}": ExactReciprocal(
@@ -259,12 +280,7 @@ def _judge(exact: ExactBase, code_N: Ints, rows_Q: Ints, reranker: Reranker | No
         row_QK = exact.nearest(xq_QD, depth, rows_Q).row_QK
     else:
         row_QK = reranker.rank(exact, xq_QD, depth, rows_Q)
-    hit_QK = (row_QK != NOBODY) & (code_N[row_QK] == code_N[rows_Q, None])
-    found = RelevantRanks(
-        ranks_H=np.nonzero(hit_QK)[1] + 1,
-        offsets_Q1=np.cumsum([0, *hit_QK.sum(axis=1)]),
-        n_relevant_Q=np.bincount(code_N[code_N >= 0])[code_N[rows_Q]] - 1,
-    )
+    found = relevant_ranks(row_QK, rows_Q, code_N)
     return _Judged(
         average_precision_Q=metrics.average_precision_at(found, depth), success_Q=metrics.success_at(found, 1)
     )

@@ -1,6 +1,6 @@
-"""Which re-ranker a name with settings means: ``alpha-qe:n=5,alpha=3``."""
+"""Which re-ranker a name with settings means: ``alpha-qe:n=5,alpha=3``, ``lattqe:model=FILE``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.rerank.expansion import (
     DecayingExpansion,
     RecursiveExpansion,
 )
+from pipeline.rerank.learned import LearnedExpansion
 from pipeline.rerank.reciprocal import LocalReciprocal
 
 METHODS: Mapping[str, type[Any]] = {
@@ -26,20 +27,32 @@ METHODS: Mapping[str, type[Any]] = {
     "diffusion": Diffusion,
 }
 """Name on the command line -> a re-ranker whose fields are its settings, numbers all of them."""
+LEARNED = "lattqe"
+"""The one that is a file: ``lattqe:model=FILE``."""
 
 
-def parse_reranker(text: str) -> Reranker:
+def parse_reranker(text: str, open_learned: Callable[[str], LearnedExpansion] | None = None) -> Reranker:
     """The re-ranker that ``NAME`` or ``NAME:setting=number,…`` means; what is not set has its default.
 
     >>> parse_reranker("alpha-qe:n=10")
     AlphaExpansion(n=10, alpha=3.0)
 
+    Args:
+        text: what was asked for.
+        open_learned: opens the file of a learned expansion, where there may be one.
+
     Raises:
         UsageError: no such re-ranker or setting, or a number out of range.
     """
     name, _, settings = text.partition(":")
+    if name == LEARNED and open_learned is not None:
+        key, _, where = settings.partition("=")
+        if key != "model" or not where:
+            raise UsageError(f"--rerank {text}: which file?", fix=f"pass {LEARNED}:model=FILE.onnx")
+        return open_learned(where)
     if name not in METHODS:
-        raise UsageError(f"there is no re-ranker {name!r}", fix=f"choose one of {', '.join(METHODS)}")
+        known = [*METHODS, *([] if open_learned is None else [LEARNED])]
+        raise UsageError(f"there is no re-ranker {name!r}", fix=f"choose one of {', '.join(known)}")
     method = METHODS[name]
     types: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(method)}
     chosen: dict[str, float] = {}
@@ -65,6 +78,8 @@ def spelled(reranker: Reranker) -> str:
     >>> spelled(parse_reranker("aqe"))
     'aqe:n=5'
     """
+    if isinstance(reranker, LearnedExpansion):
+        return f"{LEARNED}:model={reranker.where}"
     name = next(name for name, method in METHODS.items() if type(reranker) is method)
     settings = ",".join(f"{field.name}={getattr(reranker, field.name):g}" for field in fields(METHODS[name]))
     return f"{name}:{settings}"

@@ -9,6 +9,7 @@ from pipeline.evaluate.report import render_html
 from pipeline.evaluate.report.reranking_page import reranking_document
 from pipeline.evaluate.reranking import Options, RerankRow, evaluate_reranking
 from pipeline.evaluate.retrieval import Subject, evaluate_retrieval
+from pipeline.rerank.base import Reranker
 from pipeline.rerank.method import parse_reranker
 from tests.support.index_shards import unit_rows
 
@@ -24,8 +25,12 @@ def collection(n_identities: int, per_identity: int, noise: float) -> LabelledVe
     return LabelledVectors(x_ND=x_ND, ids=ids, labels=[f"p{owner}" for owner in owner_N])
 
 
+def rerankers(*asked: str) -> list[Reranker]:
+    return [parse_reranker(text) for text in asked]
+
+
 def rows_of(base: LabelledVectors, *asked: str) -> dict[str, RerankRow]:
-    report = evaluate_reranking(base, {name.partition(":")[0]: (name,) for name in asked}, FEW)
+    report = evaluate_reranking(base, {name.partition(":")[0]: rerankers(name) for name in asked}, FEW)
     return {row.name: row for row in report.rerankers}
 
 
@@ -47,18 +52,21 @@ def test_expansion_by_strangers_hurts_and_is_said_to_hurt() -> None:
 
 def test_no_expansion_is_no_difference_and_plain_is_what_retrieval_says() -> None:
     base = collection(30, 8, 0.3)
-    report = evaluate_reranking(base, {"aqe": ("aqe:n=0",)}, FEW)
+    report = evaluate_reranking(base, {"aqe": rerankers("aqe:n=0")}, FEW)
     row = report.rerankers[0]
     assert (row.verdict, row.map_gain.mean, row.map) == ("no difference shown", 0, report.plain_map)
     assert report.n_queries + report.n_validation_queries == 240
     whole = evaluate_retrieval(base, Subject(label="p", model_id=""))
-    halves = (report.plain_map, evaluate_reranking(base, {"aqe": ("aqe:n=0",)}, Options(seed=1)).plain_map)
+    halves = (
+        report.plain_map,
+        evaluate_reranking(base, {"aqe": rerankers("aqe:n=0")}, Options(seed=1)).plain_map,
+    )
     assert min(halves) - 0.05 < whole.metrics["map"].macro < max(halves) + 0.05
 
 
 def test_setting_is_chosen_on_validation_and_judged_on_other_identities() -> None:
     base = collection(60, 5, 0.25)
-    asked = ("aqe:n=2", "aqe:n=4", "aqe:n=40")
+    asked = rerankers("aqe:n=2", "aqe:n=4", "aqe:n=40")
     report = evaluate_reranking(base, {"aqe": asked}, FEW)
     row = report.rerankers[0]
     assert (row.n_settings, row.settings) == (3, row.settings)
@@ -93,7 +101,9 @@ def test_settings_that_make_no_sense_are_refused(asked: str, said: str) -> None:
 
 def test_page_names_what_helps_and_what_hurts() -> None:
     base = collection(40, 10, 0.22)
-    report = evaluate_reranking(base, {"aqe": ("aqe:n=5",), "much": ("aqe:n=100",)}, FEW, lambda one: 2.0)
+    report = evaluate_reranking(
+        base, {"aqe": rerankers("aqe:n=5"), "much": rerankers("aqe:n=100")}, FEW, lambda one: 2.0
+    )
     result = report.to_json() | {"label": "p<b>", "snapshot": 3, "digest": "d" * 64, "model_id": "m" * 64}
     page = render_html(reranking_document(result), {})
     assert "aqe helps most" in page
