@@ -12,7 +12,8 @@ from jobs.place import Collection, Config, Store, find_place
 from jobs.run import software_versions
 from pipeline.errors import UsageError
 from pipeline.evaluate.error_curve import ValAtFar
-from pipeline.evaluate.pairs_file import DEFAULT_ID_TEMPLATE, read_pairs
+from pipeline.evaluate.pairs_file import DEFAULT_ID_TEMPLATE, PairList, read_pairs
+from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.report.verification_page import verification_document
 from pipeline.evaluate.verification import (
     FARS,
@@ -22,6 +23,7 @@ from pipeline.evaluate.verification import (
     verify_pairs,
 )
 from pipeline.evaluate.verification_report import Thresholds, VerificationReport
+from pipeline.evaluate.videos import FRAMES, videos_of
 from pipeline.snapshot.open import OpenSnapshot
 
 
@@ -37,6 +39,10 @@ def command(
     few_different: Annotated[
         bool, typer.Option("--few-different", help="Show VAL also where 10 different pairs decide it.")
     ] = False,
+    video: Annotated[
+        str | None, typer.Option(help="Attribute that says which video a frame is from; judges videos.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="So many first frames of a video count.")] = FRAMES,
     collection: Collection = None,
     config: Config = None,
     sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
@@ -47,22 +53,28 @@ def command(
 
     Example: bitsieve evaluate verification --store index/ --pairs pairsDevTest.txt
     """
-    options = Options(fars=_checked(far or FARS), thresholds=thresholds, few_different=few_different)
+    options = Options(
+        fars=_checked(far or FARS),
+        thresholds=thresholds,
+        few_different=few_different,
+        mean_of_frames=video is not None,
+    )
     snapshot = find_place(store, collection, config).snapshot(sequence)
-    report = verification_report(snapshot, pairs, id_template, label, options)
+    listed = None if pairs is None else read_pairs(read_text(pairs), str(pairs), id_template)
+    base = _judged(snapshot, label, video, frames, labels_needed=listed is None)
+    report = verification_report(snapshot, base, listed, options)
     if output is not None:
         write_page(output, verification_document(report), report.to_json(), snapshot)
     print_result(report.to_json(), _in_words(report), as_json=as_json)
 
 
 def verification_report(
-    snapshot: OpenSnapshot, pairs: Path | None, id_template: str, label: str | None, options: Options
+    snapshot: OpenSnapshot, base: LabelledVectors, listed: PairList | None, options: Options
 ) -> VerificationReport:
-    """Judges the pairs that a file lists, or all pairs of images that carry ``label``.
+    """Judges listed pairs of images or videos, or all pairs of those that carry a label.
 
     Raises:
-        UsageError: the file cannot be read or is not such a list, its ids are not the snapshot's, or there is
-            no label.
+        UsageError: the list's ids are not the snapshot's.
     """
     subject = Subject(
         model_id=snapshot.content.model.id,
@@ -70,10 +82,17 @@ def verification_report(
         digest=snapshot.manifest.digest,
         software=software_versions(),
     )
-    if pairs is None:
-        return verify_all_pairs(labelled_vectors(snapshot, label_column(snapshot, label)), subject, options)
-    listed = read_pairs(read_text(pairs), str(pairs), id_template)
-    return verify_pairs(listed, snapshot.live["image_id"].to_pylist(), snapshot.vectors, subject, options)
+    if listed is None:
+        return verify_all_pairs(base, subject, options)
+    return verify_pairs(listed, base.ids, base.x_ND, subject, options)
+
+
+def _judged(
+    snapshot: OpenSnapshot, label: str | None, video: str | None, frames: int, *, labels_needed: bool
+) -> LabelledVectors:
+    column = label_column(snapshot, label) if labels_needed else None
+    images = labelled_vectors(snapshot, column, None if video is None else video.removeprefix("@"))
+    return images if images.groups is None else videos_of(images, images.groups, frames)
 
 
 def _checked(fars: "list[float] | tuple[float, ...]") -> tuple[float, ...]:

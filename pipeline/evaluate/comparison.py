@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UsageError
 from pipeline.evaluate import metrics
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of
+from pipeline.evaluate.all_pairs import curve_of_all_pairs
 from pipeline.evaluate.error_curve import ErrorCurve
 from pipeline.evaluate.metrics import Floats, RelevantRanks
 from pipeline.evaluate.paired import (
@@ -30,7 +31,6 @@ from pipeline.evaluate.paired import (
     verdict_of,
 )
 from pipeline.evaluate.ranking import LabelledVectors, Ranking, leave_one_out_ranks
-from pipeline.evaluate.verification import curve_of_all_pairs
 
 K = 10
 FARS = (0.1, 0.01, 0.001, 0.0001)

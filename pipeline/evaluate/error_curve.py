@@ -61,11 +61,15 @@ class ErrorCurve:
         """Chance that a same pair is nearer than a different one; ties count one half."""
         return float(np.trapezoid(np.append(0.0, self.val()), np.append(0.0, self.far())))
 
+    def place_at_eer(self) -> int:
+        """Index of the first threshold with as many false accepts as false rejects, in shares, or more."""
+        return int(np.argmax(self.far() - (1.0 - self.val()) >= 0))
+
     def eer(self) -> float:
         """The error rate where false accepts equal false rejects, linear between two thresholds."""
         far_T = self.far()
         gap_T = far_T - (1.0 - self.val())
-        at = int(np.argmax(gap_T >= 0))
+        at = self.place_at_eer()
         if at == 0 or gap_T[at] == 0:
             return float(far_T[at])
         share = -gap_T[at - 1] / (gap_T[at] - gap_T[at - 1])

@@ -8,7 +8,7 @@
 Legend: N pairs, M pairs of one block, F folds, T thresholds, I identities, D dimensions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of, share_interval
+from pipeline.evaluate.all_pairs import OddPairs, Vectors, curve_and_odd_pairs, same_pairs_by_identity
 from pipeline.evaluate.error_curve import (
     ErrorCurve,
-    PairCounter,
     ValAtFar,
     curve_of_pairs,
     too_few_different,
@@ -36,11 +36,8 @@ from pipeline.evaluate.verification_report import (
 )
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
-_BLOCK_ROWS = 1 << 10
 _SHOWN = 12
 _CURVE_POINTS = 200
-
-Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +47,8 @@ class Options:
     fars: Sequence[float] = FARS
     thresholds: Thresholds = "facenet"
     few_different: bool = False
+    mean_of_frames: bool = False
+    """The vectors are means of unit vectors: videos."""
     seed: int = 0
     n_resamples: int = RESAMPLES
 
@@ -91,7 +90,8 @@ def verify_pairs(
             f"the list asks for {missing[0]!r}, the snapshot holds ids such as {next(iter(ids), 'none')!r}",
             fix="pass --id-template to say how a name and a number make an id",
         )
-    distance_N = pair_distances(x_ND[left_N[kept]], x_ND[right_N[kept]])
+    distance_of = mean_distances if options.mean_of_frames else pair_distances
+    distance_N = distance_of(x_ND[left_N[kept]], x_ND[right_N[kept]])
     same_N = pairs.same_N[kept]
     curve = curve_of_pairs(distance_N, same_N)
     accuracy = fold_accuracy(distance_N, same_N, pairs.fold_N[kept], options.thresholds)
@@ -119,6 +119,7 @@ def verify_pairs(
         curve=_drawn(curve),
         wrong=_wrong(pairs, kept, distance_N, threshold_N),
         mode="pairs",
+        of_videos=options.mean_of_frames,
         resolution=0.0,
         seed=options.seed,
         n_resamples=options.n_resamples,
@@ -143,7 +144,8 @@ def verify_all_pairs(
     options = options or Options()
     labelled = np.array([row for row, label in enumerate(base.labels) if label is not None], dtype=np.int64)
     x_ND, code_N = base.x_ND[labelled], codes_of([base.labels[row] for row in labelled.tolist()])
-    curve = curve_of_all_pairs(x_ND, code_N)
+    curve, odd = curve_and_odd_pairs(x_ND, code_N)
+    ids = [base.ids[row] for row in labelled.tolist()]
     return VerificationReport(
         n_pairs=curve.n_same + curve.n_different,
         n_same=curve.n_same,
@@ -155,8 +157,9 @@ def verify_all_pairs(
         eer=curve.eer(),
         val_at_far=_vals_by_identity(curve, x_ND, code_N, options),
         curve=_drawn(curve),
-        wrong=(),
+        wrong=_odd_ones(odd, ids, code_N, curve),
         mode="all_pairs",
+        of_videos=options.mean_of_frames,
         resolution=curve.resolution,
         seed=options.seed,
         n_resamples=options.n_resamples,
@@ -165,18 +168,6 @@ def verify_all_pairs(
         digest=subject.digest,
         software=dict(subject.software),
     )
-
-
-def curve_of_all_pairs(x_ND: Vectors, code_N: Ints) -> ErrorCurve:
-    """The curve at bin edges of all pairs of rows, which are the same where their codes are.
-
-    Raises:
-        UsageError: if there are not both same and different pairs.
-    """
-    counter = PairCounter()
-    for distance_M, same_M in _all_pairs(x_ND, code_N):
-        counter.add(distance_M, same_M)
-    return counter.curve()
 
 
 def fold_accuracy(
@@ -219,6 +210,13 @@ def pair_distances(x_ND: Vectors, y_ND: Vectors) -> NDArray[np.float32]:
     return distance_N
 
 
+def mean_distances(x_ND: Vectors, y_ND: Vectors) -> NDArray[np.float32]:
+    """Mean squared L2 distance of the unit vectors whose means are given, pair by pair; float32 [N]."""
+    inner_N = np.einsum("nd,nd->n", x_ND.astype(np.float64), y_ND.astype(np.float64))
+    distance_N: NDArray[np.float32] = (2 - 2 * inner_N).astype(np.float32)
+    return distance_N
+
+
 def _midpoints(distance_N: Floats) -> Floats:
     unique_T = np.unique(distance_N)
     return (unique_T[:-1] + unique_T[1:]) / 2 if len(unique_T) > 1 else unique_T
@@ -232,52 +230,19 @@ def _right_at(candidates_T: Floats, distance_N: Floats, same_N: NDArray[np.bool_
     return right_T
 
 
-def _all_pairs(x_ND: Vectors, code_N: Ints) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Distances of all pairs i < j and whether they are the same, a block at a time."""
-    n_rows = len(x_ND)
-    for a in range(0, n_rows, _BLOCK_ROWS):
-        rows = slice(a, min(a + _BLOCK_ROWS, n_rows))
-        for b in range(a, n_rows, _BLOCK_ROWS):
-            columns = slice(b, min(b + _BLOCK_ROWS, n_rows))
-            distance_BS = np.maximum(2 - 2 * (x_ND[rows] @ x_ND[columns].T), 0)
-            same_BS = code_N[rows, None] == code_N[columns]
-            if a == b:
-                upper = np.triu_indices(len(distance_BS), 1)
-                yield distance_BS[upper], same_BS[upper]
-            else:
-                yield distance_BS.ravel(), same_BS.ravel()
-
-
 def _vals_by_identity(
     curve: ErrorCurve, x_ND: Vectors, code_N: Ints, options: Options
 ) -> dict[str, ValAtFar]:
     """VAL at each rate, its interval from resampled identities at the threshold of all pairs."""
     wanted = [far for far in options.fars if options.few_different or curve.enough_different(far)]
     place_F = [curve.place_at_far(far) for far in wanted]
-    pairs_I, accepted_IF = _same_pairs_by_identity(x_ND, code_N, curve.thresholds_T[place_F])
+    pairs_I, accepted_IF = same_pairs_by_identity(x_ND, code_N, curve.thresholds_T[place_F])
     bounds_2F = share_interval(accepted_IF, pairs_I, seed=options.seed, n_resamples=options.n_resamples)
     shown = {
         far: val_there(curve, place, low, high)
         for far, place, low, high in zip(wanted, place_F, *bounds_2F.tolist(), strict=True)
     }
     return {f"{far:g}": shown.get(far) or too_few_different(curve, far) for far in options.fars}
-
-
-def _same_pairs_by_identity(x_ND: Vectors, code_N: Ints, thresholds_F: Floats) -> tuple[Ints, Ints]:
-    """Same pairs of each identity that has any, int64 [I], and how many each threshold accepts, [I, F]."""
-    order_N = np.argsort(code_N, kind="stable")
-    starts = np.flatnonzero(np.diff(code_N[order_N], prepend=-1))
-    n_pairs, accepted = [], []
-    for rows in np.split(order_N, starts[1:]):
-        if len(rows) < 2:
-            continue
-        count, below_F = 0, np.zeros(len(thresholds_F), dtype=np.int64)
-        for distance_M, _ in _all_pairs(x_ND[rows], code_N[rows]):
-            count += len(distance_M)
-            below_F += (distance_M[:, None] < thresholds_F).sum(axis=0)
-        n_pairs.append(count)
-        accepted.append(below_F)
-    return np.array(n_pairs, dtype=np.int64), np.array(accepted, dtype=np.int64)
 
 
 def _drawn(curve: ErrorCurve) -> tuple[tuple[float, float], ...]:
@@ -287,6 +252,31 @@ def _drawn(curve: ErrorCurve) -> tuple[tuple[float, float], ...]:
     far_T, val_T = curve.far(), curve.val()
     points = [(float(far_T[at]), float(val_T[at])) for at in map(curve.place_at_far, fars.tolist())]
     return tuple(dict.fromkeys(points))
+
+
+def _odd_ones(odd: OddPairs, ids: Sequence[str], code_N: Ints, curve: ErrorCurve) -> tuple[WrongPair, ...]:
+    """The worst pairs that the threshold at the EER misjudges, one for each pair of identities."""
+    threshold = float(curve.thresholds_T[curve.place_at_eer()])
+    kinds = (
+        (True, odd.same_P2, odd.same_distance_P, odd.same_distance_P >= threshold),
+        (False, odd.different_P2, odd.different_distance_P, odd.different_distance_P < threshold),
+    )
+    wrong = []
+    for kind, pairs_P2, distance_P, misjudged_P in kinds:
+        chosen: dict[tuple[int, ...], WrongPair] = {}
+        for at in np.flatnonzero(misjudged_P).tolist():
+            left, right = pairs_P2[at].tolist()
+            who = tuple(sorted((int(code_N[left]), int(code_N[right]))))
+            found = WrongPair(
+                left=ids[left],
+                right=ids[right],
+                same=kind,
+                distance=float(distance_P[at]),
+                threshold=threshold,
+            )
+            chosen.setdefault(who, found)
+        wrong += list(chosen.values())[:_SHOWN]
+    return tuple(wrong)
 
 
 def _wrong(

@@ -53,6 +53,7 @@ class VerificationReport:
         curve: Some (far, val) points of the curve, for a drawing.
         wrong: Misjudged pairs, the worst first of each kind.
         mode: ``pairs`` or ``all_pairs``.
+        of_videos: Whether pairs are of videos: distances are means over all pairs of their frames.
         resolution: How far a threshold may lie below the best one; 0 for exact distances.
         seed: Of the bootstrap.
         n_resamples: Of the bootstrap.
@@ -78,6 +79,7 @@ class VerificationReport:
     seed: int
     n_resamples: int
     model_id: str
+    of_videos: bool = False
     snapshot: int | None = None
     digest: str = ""
     software: Mapping[str, str] = field(default_factory=dict)

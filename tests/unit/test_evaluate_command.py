@@ -117,6 +117,10 @@ def test_another_collection_asks(evaluate: Evaluate) -> None:
     [
         (("enrolment", "--label", "group_id", "--false-alarms", "0.5"), "From one image each"),
         (("verification", "--label", "category", "--far", "0.1"), "VAL at false accept rates"),
+        (
+            ("verification", "--label", "category", "--video", "group_id", "--few-different"),
+            "first frames of two videos",
+        ),
         (("index", "--queries", "10"), "Search is exact"),
     ],
 )

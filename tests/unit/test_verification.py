@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.evaluate import all_pairs
 from pipeline.evaluate.error_curve import curve_of_pairs, val_at_far
-from pipeline.evaluate.pairs_file import read_pairs
+from pipeline.evaluate.pairs_file import PairList, read_pairs
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.verification import (
     Options,
     Subject,
+    mean_distances,
     pair_distances,
     verify_all_pairs,
     verify_pairs,
 )
+from pipeline.evaluate.videos import videos_of
 
 SUBJECT = Subject(model_id="m")
 ONE_BLOCK = "2\nann\t1\t2\nbob\t1\t2\nann\t1\tbob\t1\nann\t2\tbob\t2\n"
@@ -130,3 +133,58 @@ def test_nothing_to_verify_is_said() -> None:
     pairs = read_pairs(ONE_BLOCK.replace("ann", "p00").replace("bob", "p01"), "list")
     with pytest.raises(UsageError, match="an embedding is not finite"):
         verify_pairs(pairs, ids, x_ND * np.float32(np.nan), SUBJECT)
+
+
+def test_the_oddest_of_all_pairs_are_those_of_plain_sorting() -> None:
+    ids, names, x_ND = faces(n_people=40, n_each=5, noise=0.9)
+    report = verify_all_pairs(LabelledVectors(x_ND=x_ND, ids=ids, labels=names), SUBJECT)
+    d2_NN = 2 - 2 * (x_ND @ x_ND.T)
+    pairs = [(float(d2_NN[i, j]), i, j) for i in range(len(ids)) for j in range(i + 1, len(ids))]
+    near = sorted((d2, i, j) for d2, i, j in pairs if names[i] != names[j])
+    far = sorted((-d2, i, j) for d2, i, j in pairs if names[i] == names[j])
+    for same, oddest in ((True, far), (False, near)):
+        first_of: dict[frozenset[str], tuple[str, str]] = {}
+        for _, i, j in oddest:
+            first_of.setdefault(frozenset((names[i], names[j])), (ids[i], ids[j]))
+        shown = [(pair.left, pair.right) for pair in report.wrong if pair.same == same]
+        assert shown == list(first_of.values())[:12]
+    assert all((pair.distance >= pair.threshold) == pair.same for pair in report.wrong)
+
+
+def test_oddest_pairs_of_many_blocks_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, names, x_ND = faces(n_people=20, n_each=5, noise=0.9)
+    base = LabelledVectors(x_ND=x_ND, ids=ids, labels=names)
+    one = verify_all_pairs(base, SUBJECT)
+    monkeypatch.setattr(all_pairs, "_BLOCK_ROWS", 7)
+    many = verify_all_pairs(base, SUBJECT)
+    assert [(pair.left, pair.right) for pair in many.wrong] == [(pair.left, pair.right) for pair in one.wrong]
+
+
+def test_videos_are_as_far_apart_as_their_frames_on_average() -> None:
+    ids, names, x_ND = faces(n_people=12, n_each=10)
+    video = [None if row % 10 == 9 else f"{name}/{row % 10 % 2}" for row, name in enumerate(names)]
+    videos = videos_of(LabelledVectors(x_ND=x_ND, ids=ids, labels=names), video, most=4)
+    assert len(videos.ids) == 24
+    rows = {name: [row for row, one in enumerate(video) if one == name][:4] for name in videos.ids}
+    sides = (("p00/0", "p01/0"), ("p00/1", "p05/1"))
+    expected = [
+        np.mean([((x_ND[i] - x_ND[j]) ** 2).sum() for i in rows[left] for j in rows[right]])
+        for left, right in zip(*sides, strict=True)
+    ]
+    got = mean_distances(*(videos.x_ND[[videos.ids.index(one) for one in side]] for side in sides))
+    assert got == pytest.approx(expected, abs=1e-6)
+    listed = PairList(left=sides[0], right=sides[1], same_N=np.array([True, False]), fold_N=np.array([0, 1]))
+    options = Options(mean_of_frames=True, fars=())
+    report = verify_pairs(listed, videos.ids, videos.x_ND, SUBJECT, options)
+    assert (report.of_videos, report.auc) == (True, 1.0)
+    everybody = verify_all_pairs(videos, SUBJECT, options)
+    assert (everybody.n_same, everybody.n_different) == (12, 24 * 23 // 2 - 12)
+
+
+def test_video_of_two_labels_and_no_video_are_refused() -> None:
+    ids, names, x_ND = faces(n_people=2, n_each=2)
+    base = LabelledVectors(x_ND=x_ND, ids=ids, labels=names)
+    with pytest.raises(UsageError, match="'both' carry 2 labels"):
+        videos_of(base, ["both", "one", "both", "one"])
+    with pytest.raises(UsageError, match="none of the 4 images"):
+        videos_of(base, [None] * 4)

@@ -179,7 +179,12 @@ def _wrong(report: VerificationReport) -> Section | None:
         return None
     return Section(
         title="The misjudged pairs",
-        note="Those farthest on the wrong side of the threshold.",
+        note="Those farthest on the wrong side of the threshold"
+        + (
+            " of their fold."
+            if report.mode == "pairs"
+            else " of the equal error rate, one for each two labels."
+        ),
         blocks=galleries,
         side_by_side=True,
     )
@@ -228,6 +233,9 @@ def _methods(report: VerificationReport) -> tuple[Fact, ...]:
             "rejects are equal, linear between two thresholds.",
         ),
     ]
+    if report.of_videos:
+        text = "Distances are means over all pairs of the first frames of two videos."
+        facts.append(Fact(term="Videos", text=text))
     if report.accuracy is not None:
         tried = (
             "0, .01 ... 3.99"
