@@ -1,5 +1,6 @@
 """What the source lists tonight, and how it differs from the newest snapshot: a run and its plan share it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -39,10 +40,11 @@ class Listed:
     attributes: pa.Table
 
 
-def look(run: Run, model: Model) -> Listed:
+def look(run: Run, model: Model, on_change: Callable[[], None] | None = None) -> Listed:
     """Lists the source and compares it with the newest snapshot; ``run`` takes over what it was not told.
 
     Nothing is listed where the run has a change list: then the catalog is the newest snapshot's, changed.
+    ``on_change`` is called, perhaps often, while tars or files are listed that are not as they were.
 
     Raises:
         StoreMismatch: the collection is made from another source.
@@ -55,7 +57,7 @@ def look(run: Run, model: Model) -> Listed:
         parent = load_parent(run.store, manifest, model.model_id, run.cache)
     with run.stage("list"):
         if run.changes is None:
-            catalog = _list(run)
+            catalog = _list(run, on_change)
             attributes = attributes_table(catalog.images())
         else:
             catalog, attributes = changed_catalog(run, manifest, parent, run.changes)
@@ -77,7 +79,7 @@ def image_shards(run: Run, listed: Listed) -> list[ImageShard]:
     return plan_with_requeued(listed.change.fresh, listed.requeued, max_images, listed.known)
 
 
-def _list(run: Run) -> Catalog:
+def _list(run: Run, on_change: Callable[[], None] | None) -> Catalog:
     run.progress.stage("list", 1, "containers")
     shown = [1]
 
@@ -87,7 +89,7 @@ def _list(run: Run) -> Catalog:
             run.progress.stage("list", total, "containers")
         run.progress.advance(done)
 
-    catalog = list_catalog(run.source, run.source_spec, run.store, run.cache, advance)
+    catalog = list_catalog(run.source, run.source_spec, run.store, run.cache, advance, on_change)
     return without_purged(run.store, catalog)
 
 

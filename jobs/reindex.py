@@ -102,7 +102,7 @@ def _begin(run: Run) -> Model:
 
 def _night(run: Run, model: Model, sitting: Sitting | None = None, importer: Importer | None = None) -> Night:
     """A night, or with ``sitting`` one of a backfill."""
-    listed = look(run, model)
+    listed = look(run, model, run.pool.prepare)  # workers start while the source is listed
     check_index(run.config.index, model.card.dim)
     attributes = _attributes(run, listed)
     imported = None if importer is None else importer(run, model, listed)

@@ -64,6 +64,9 @@ class TimedPool:
         """As the pool inside says."""
         return self._pool.n_workers
 
+    def prepare(self) -> None:
+        """Does nothing: what the pool takes to start belongs to the first call."""
+
     def run(
         self,
         make_worker: Callable[[], Worker[Task, Result]],

@@ -52,7 +52,12 @@ Advance = Callable[[int, int], None]  # done, total
 
 
 def list_catalog(
-    source: ObjectStore, spec: SourceSpec, store: ObjectStore, cache: Path, advance: Advance
+    source: ObjectStore,
+    spec: SourceSpec,
+    store: ObjectStore,
+    cache: Path,
+    advance: Advance,
+    on_change: Callable[[], None] | None = None,
 ) -> Catalog:
     """Lists the source as a Catalog.
 
@@ -62,6 +67,7 @@ def list_catalog(
         store: where listing parts and their receipts are kept.
         cache: a folder of this machine for downloads.
         advance: called with (containers done, containers in all).
+        on_change: called after every tar or Parquet file that was new, or another than before.
 
     Raises:
         SourceError: nothing is listed, or a tar or Parquet file cannot be read to its end.
@@ -88,6 +94,8 @@ def list_catalog(
         for done, (table, receipt, n_bytes) in enumerate(threads.map(one, listing.objects), start=1):
             tables.append(table)
             bytes_read += n_bytes
+            if n_bytes and on_change is not None:
+                on_change()
             for name, count in receipt.counts.items():
                 if name != "rows":
                     skipped[name] = skipped.get(name, 0) + count

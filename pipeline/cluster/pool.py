@@ -56,6 +56,10 @@ class Pool(Protocol):
         """How many workers the last ``run`` had; 0 before the first."""
         ...
 
+    def prepare(self) -> None:
+        """There will be tasks soon, in all likelihood: starts what takes time to start, and does not wait."""
+        ...
+
     def run(
         self,
         make_worker: Callable[[], Worker[Task, Result]],

@@ -6,6 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,8 @@ class RayPool:
     _scratch: Scratch | None = None
     _crews: Any = None  # the module that knows Ray, once it is needed
     _meters: Meters = field(default_factory=Meters)
+    _starting: Future[None] | None = None
+    _starter: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "RayPool":
         return self
@@ -45,9 +48,14 @@ class RayPool:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._starting is not None:
+            self._starting.exception()  # waits for a start that is under way
         if self._started:
             self._crews.stop()
             self._started = False
+        if self._starter is not None:
+            self._starter.shutdown()
+            self._starter = None
         if self._scratch is not None:
             self._scratch.remove()
             self._scratch = None
@@ -127,7 +135,19 @@ class RayPool:
         if self._started:
             self._meters.record(metric, value, labels)
 
+    def prepare(self) -> None:
+        """See ``Pool``. The thread that starts Ray stays as long as Ray does: Linux ends them together."""
+        if self._starter is None and not self._started:
+            self._starter = ThreadPoolExecutor(1, "ray")
+            self._starting = self._starter.submit(self._start_now)
+
     def _start(self) -> None:
+        if self._starting is not None:
+            self._starting.result()
+        else:
+            self._start_now()
+
+    def _start_now(self) -> None:
         if self._started:
             return
         for name, value in _SETTINGS.items():

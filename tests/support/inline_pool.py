@@ -15,7 +15,8 @@ class InlinePool:
 
     ``n_tasks`` counts the tasks of every call, in order of calls. Tasks whose number is in ``deadly`` "kill
     their worker" in the first call that has tasks. ``before_task`` is what the world does meanwhile.
-    ``tasks`` holds the tasks of every call, ``measured`` what was counted, by metric and labels.
+    ``tasks`` holds the tasks of every call, ``measured`` what was counted, by metric and labels, and
+    ``n_prepared`` how often it was told that tasks would come.
     """
 
     n_tasks: list[int] = field(default_factory=list)
@@ -23,10 +24,14 @@ class InlinePool:
     before_task: Callable[[], object] | None = None
     tasks: list[Sequence[Any]] = field(default_factory=list)
     measured: dict[tuple[str, ...], float] = field(default_factory=dict)
+    n_prepared: int = 0
 
     @property
     def n_workers(self) -> int:
         return min(1, len(self.n_tasks))
+
+    def prepare(self) -> None:
+        self.n_prepared += 1
 
     def run(
         self,

@@ -23,6 +23,8 @@ from jobs.session import open_run
 from pipeline.config import CatalogConfig
 
 class Pool:
+    def prepare(self):
+        pass
     def run(self, make_worker, tasks, *, deadline_s=None):
         pool = pyarrow.default_memory_pool().backend_name  # what Arrow chose by itself, in C++ too
         print(len(tasks), pool, *{modules} & set(sys.modules), flush=True)

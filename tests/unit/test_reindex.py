@@ -108,6 +108,19 @@ def test_reindex_repacked_tars_embed_nothing(tmp_path: Path) -> None:
     assert all(locator.startswith("new-") for locator in table["locator"].to_pylist())
 
 
+def test_reindex_workers_are_announced_while_changed_tars_are_listed_and_only_then(tmp_path: Path) -> None:
+    shop = Collection(tmp_path)
+    write_tar(shop.source / "a.tar", tar_of(*range(3)))
+    write_tar(shop.source / "b.tar", tar_of(3, 4))
+    announced = []
+    for added in ([], [], [5]):
+        if added:
+            write_tar(shop.source / "b.tar", tar_of(3, 4, *added))
+        shop.night()
+        announced.append(shop.pool.n_prepared)
+    assert announced == [2, 0, 1]
+
+
 def test_reindex_attributes_alone_publish_without_embedding(tmp_path: Path) -> None:
     shop = Collection(tmp_path, settings={"label": "product"})
     labels = {number: f"shoe {number}" for number in range(8)}
