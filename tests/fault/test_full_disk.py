@@ -46,9 +46,10 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     return {**SETTINGS, "source": str(source)}
 
 
-def night_fails(collection: Collection) -> StorageError | None:
+def failure_of_a_night(folder: Path, settings: dict[str, Any]) -> StorageError | None:
+    """Of the first night of a collection in ``folder``; making its store may fail, too."""
     try:
-        collection.night()
+        Collection(folder, settings=settings).night()
     except StorageError as exc:
         return exc
     return None
@@ -64,7 +65,7 @@ def test_store_on_a_disk_that_is_full_at_any_point_stays_sound_and_the_next_run_
     for size_kib in SIZES_KIB:
         folder = tmp_path / f"disk-{size_kib}"
         with make_disk(folder / "store", size_kib) as disk:
-            error = night_fails(Collection(folder, settings=settings))
+            error = failure_of_a_night(folder, settings)
             assert error is None or "no space left" in error.message
             assert error is None or "free some space" in error.fix
             failed += error is not None

@@ -120,13 +120,16 @@ def test_driver_killed_at_a_write_while_ray_works_ends_as_if_it_had_not_been(
 ) -> None:
     source = write_folder(tmp_path / "photos", {f"{number}.jpg": jpeg(number) for number in range(7)})
     settings: dict[str, Any] = {"source": str(source), "embed": {"shard_images": 3}}
-    whole = tmp_path / "whole"
-    assert crash_driver.night(whole, settings, 1) == 0
-    wanted = folder_state(whole / "store")
+    inline, whole = tmp_path / "inline", tmp_path / "whole"
     on_ray = crash_driver.OnRay(address=cluster.address, environment=cluster.secret)
-    n_writes = crash_driver.n_writes(whole)  # some of them are the workers' in Ray
-    for point in range(N_POINTS):
-        folder, at = tmp_path / "killed", 2 + point * (n_writes // 2) // N_POINTS
+    assert crash_driver.night(inline, settings, 1) == 0
+    assert crash_driver.night(whole, settings, 1, None, on_ray) == 0
+    wanted = folder_state(inline / "store")
+    assert judged(folder_state(whole / "store"), wanted=wanted) == []
+    n_writes = crash_driver.n_writes(whole)  # fewer than in line: the workers' are not the driver's
+    assert n_writes >= 10
+    for point in range(1, N_POINTS + 1):
+        folder, at = tmp_path / "killed", point * n_writes // (N_POINTS + 1)
         assert crash_driver.night(folder, settings, 1, at, on_ray) == crash_driver.KILLED
         killed = folder_state(folder / "store")
         assert judged(killed) == []

@@ -71,7 +71,8 @@ class Collection:
     def use(self, model: bytes) -> None:
         """Takes this model; store and cache know it already, as after a first night: no child is started."""
         path = self.folder / "model.onnx"
-        path.write_bytes(model)
+        if not path.is_file() or path.read_bytes() != model:  # another driver may be reading it
+            path.write_bytes(model)
         prepare_store(self.store)
         known = remembered(model, self.cache, partial(read_model, model, "tiny"))
         self.store.put(layout.model(known.model_id), model)

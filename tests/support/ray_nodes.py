@@ -43,7 +43,8 @@ class RayNode:
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the raylet and then to all that it has started."""
-        tally.faults[f"Ray node {number.name}"] += number is not signal.SIGCONT
+        if number is not signal.SIGCONT:
+            tally.faults[f"Ray node {number.name}"] += 1
         for pid in (self.pid, *descendants(self.pid)):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
