@@ -145,7 +145,7 @@ def test_run_whose_cluster_loses_its_head_fails_and_goes_on_elsewhere(
     store = tmp_path / "store"
     hasty = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}  # a minute, if nobody says otherwise
     with (
-        ray_nodes(1, 1, **hasty) as cluster,
+        ray_nodes(1, 1, every=hasty) as cluster,
         command.with_environment(**cluster.driver, **hasty).start(*shop.reindex(store)) as driver,
     ):
         wait_until(lambda: len(receipts(store)) >= 3)

@@ -112,7 +112,7 @@ def place(ceph: CephCluster, make_bucket: Callable[[str], str]) -> Place:
 @pytest.fixture(scope="module")
 def cluster(mark: str, place: Place) -> Iterator[dict[str, str]]:
     """A Ray cluster whose only CPUs are on a node with the credentials of a worker; how to reach it."""
-    with ray_nodes(0, 2, others=place.credentials("worker"), AWS_ACCESS_KEY_ID="nobody") as nodes:
+    with ray_nodes(0, 2, others=place.credentials("worker"), every={"AWS_ACCESS_KEY_ID": "nobody"}) as nodes:
         yield nodes.driver
 
 

@@ -95,13 +95,18 @@ class RayNodes:
 
 
 @contextmanager
-def ray_nodes(*cpus: int, others: Mapping[str, str] | None = None, **more: str) -> Iterator[RayNodes]:
-    """A cluster with these CPUs on its nodes; ``others`` is in the environment of all nodes but the head."""
+def ray_nodes(
+    *cpus: int, others: Mapping[str, str] | None = None, every: Mapping[str, str] | None = None
+) -> Iterator[RayNodes]:
+    """A cluster with these CPUs on its nodes.
+
+    ``every`` is in the environment of all nodes, ``others`` in that of all but the head.
+    """
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     own = {f"{_OWN}{name}": value for name, value in (others or {}).items()}
     with subprocess.Popen(
         [sys.executable, "-m", __name__, *map(str, cpus)],
-        env={**os.environ, **_SETTINGS, **secret, **more, **own},
+        env={**os.environ, **_SETTINGS, **secret, **(every or {}), **own},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
