@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.model import write_model
+from jobs.model_file import write_model
 from jobs.output import print_result
 from jobs.place import Config, Store, find_place
 from jobs.run import utc_now

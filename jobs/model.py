@@ -1,6 +1,5 @@
 """``bitsieve model``: shows what a model file says about itself, and adds what it does not say."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs import sift
+from jobs.model_file import write_model
 from jobs.output import print_result, say
 from pipeline.errors import ModelError, UsageError
 from pipeline.model.card import ModelCard, card_from_values, preprocess_from_values
@@ -24,7 +25,8 @@ from pipeline.model.graph import GraphFacts, TensorFacts
 from pipeline.model.probe import probe_in_child
 from pipeline.values import Preprocess
 
-app = typer.Typer(help="Shows and wraps ONNX models.", no_args_is_help=True)
+app = typer.Typer(help="Shows, wraps and makes ONNX models.", no_args_is_help=True)
+app.command("sift")(sift.command)
 
 _WRAP_EXAMPLE = (
     "Example: bitsieve model wrap net.onnx -o faces.onnx --name faces --size 112 --resize shortest "
@@ -158,22 +160,6 @@ def _read(path: Path) -> bytes:
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
         raise ModelError(f"cannot read the model {path}: {reason}", "give the path of an ONNX file") from exc
-
-
-def write_model(path: Path, data: bytes) -> None:
-    """Writes a model file whole or not at all.
-
-    Raises:
-        UsageError: it cannot be written there.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as exc:
-        partial.unlink(missing_ok=True)
-        reason = exc.strerror or type(exc).__name__
-        raise UsageError(f"cannot write {path}: {reason}", "choose another -o") from exc
 
 
 def _size(text: str) -> tuple[int, int]:

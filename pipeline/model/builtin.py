@@ -19,10 +19,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from pipeline.model.builtin_centre import CENTRE
 from pipeline.model.card import ModelCard, to_metadata
+from pipeline.model.graph_builder import GraphBuilder
 from pipeline.values import Preprocess
 
 NAME = "bitsieve-builtin"
@@ -42,40 +43,6 @@ _PROTOTYPE_AXES = ((-0.9, -0.3, 0.3, 0.9), (-0.5, -1 / 6, 1 / 6, 0.5), (-0.6, -0
 _Array = npt.NDArray[np.float64]
 
 
-class _Graph:
-    """Collects nodes and constants; each method returns the name of what it adds."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def add(self, op: str, *inputs: str, **attributes: object) -> str:
-        name = f"{op.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def split(self, value: str, sizes: Sequence[int]) -> list[str]:
-        names = [f"split_{len(self.nodes)}_{i}" for i in range(len(sizes))]
-        node = helper.make_node(
-            "Split", [value, self.constant(sizes, np.int64)], names, name=names[0], axis=1
-        )
-        self.nodes.append(node)
-        return names
-
-    def constant(self, values: object, dtype: npt.DTypeLike = np.float32) -> str:
-        name = f"constant_{len(self.constants)}"
-        # Rounded, because cosines differ in the last bit from machine to machine and the model's id must not.
-        array: npt.NDArray[np.generic] = np.round(np.asarray(values, np.float64), 7).astype(dtype)
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def pool(self, value: str, side: int) -> str:
-        return self.add("AveragePool", value, kernel_shape=[side, side], strides=[side, side])
-
-    def plus(self, value: str, number: float) -> str:
-        return self.add("Add", value, self.constant(number))
-
-
 def build_builtin_model(*, centre: Sequence[float] = CENTRE) -> bytes:
     """The model as ONNX bytes with its metadata; equal bytes on every call with one version of ``onnx``.
 
@@ -88,14 +55,14 @@ def build_builtin_model(*, centre: Sequence[float] = CENTRE) -> bytes:
     """
     if len(centre) != DIM:
         raise ValueError(f"expected a centre of {DIM} numbers, got {len(centre)}")
-    graph = _Graph()
+    graph = GraphBuilder()
     blocks = _features(graph)
     raw = _project(graph, blocks, centre)
     graph.nodes.append(helper.make_node("LpNormalization", [raw], ["embedding"], name="unit", axis=1, p=2))
     return _serialised(graph)
 
 
-def _features(graph: _Graph) -> list[tuple[str, int, float]]:
+def _features(graph: GraphBuilder) -> list[tuple[str, int, float]]:
     """Adds all feature maps; returns (name, numbers an image, divisor: measured spread over weight)."""
     pixels = graph.add("Cast", "image", to=TensorProto.FLOAT)
     pixels = graph.plus(graph.add("Mul", pixels, graph.constant(1 / 127.5)), -1.0)
@@ -119,7 +86,7 @@ def _features(graph: _Graph) -> list[tuple[str, int, float]]:
     ]
 
 
-def _edges(graph: _Graph, value: str, *, n_channels: int, n_angles: int) -> str:
+def _edges(graph: GraphBuilder, value: str, *, n_channels: int, n_angles: int) -> str:
     """Magnitudes [N, n_channels * n_angles, h, w] of a Gabor pair at each angle on each channel."""
     even, odd = _gabor_pairs(n_angles)
     margin = _GABOR_PX // 2
@@ -150,7 +117,7 @@ def _gabor_pairs(n_angles: int) -> tuple[_Array, _Array]:
     return pair[0], pair[1]
 
 
-def _relative_grid(graph: _Graph, maps: str, n_maps: int, cell_px: int) -> str:
+def _relative_grid(graph: GraphBuilder, maps: str, n_maps: int, cell_px: int) -> str:
     """Means over cells relative to the mean of the image, so that contrast drops out; rooted."""
     mean = graph.add("GlobalAveragePool", maps)
     mean = graph.add("Conv", mean, graph.constant(np.full((1, n_maps, 1, 1), 1 / n_maps)))
@@ -158,7 +125,7 @@ def _relative_grid(graph: _Graph, maps: str, n_maps: int, cell_px: int) -> str:
     return graph.add("Sqrt", graph.plus(relative, 0.02))
 
 
-def _colour_counts(graph: _Graph, pixels: str, axes: _Array) -> tuple[str, str]:
+def _colour_counts(graph: GraphBuilder, pixels: str, axes: _Array) -> tuple[str, str]:
     """Soft counts [N,64,24,24] around the prototypes, where the image differs from its border; its mean."""
     prototypes = np.array(list(itertools.product(*_PROTOTYPE_AXES)))
     spread = _COLOUR_SPREAD**2
@@ -182,13 +149,13 @@ def _border_mean() -> _Array:
     return np.broadcast_to(mask / mask.sum(), (3, 1, 24, 24))
 
 
-def _count_grid(graph: _Graph, counts: str, total: str, cell_px: int) -> str:
+def _count_grid(graph: GraphBuilder, counts: str, total: str, cell_px: int) -> str:
     """Shares of the counted area a cell and prototype, rooted (Hellinger), so that size drops out."""
     share = graph.add("Div", graph.pool(counts, cell_px), total)
     return graph.add("Sqrt", graph.plus(share, 1e-3))
 
 
-def _project(graph: _Graph, blocks: Sequence[tuple[str, int, float]], centre: Sequence[float]) -> str:
+def _project(graph: GraphBuilder, blocks: Sequence[tuple[str, int, float]], centre: Sequence[float]) -> str:
     """The blocks side by side, each weighted, times random signs [128, K], minus the centre: [N,128]."""
     column = graph.constant((0, -1, 1), np.int64)
     columns = [graph.add("Reshape", name, column) for name, _, _ in blocks]
@@ -204,7 +171,7 @@ def _project(graph: _Graph, blocks: Sequence[tuple[str, int, float]], centre: Se
     return graph.add("Sub", flat, graph.constant(centre))
 
 
-def _serialised(graph: _Graph) -> bytes:
+def _serialised(graph: GraphBuilder) -> bytes:
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 3, SIZE_PX, SIZE_PX])
     embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", DIM])
     body = helper.make_graph(graph.nodes, NAME, [image], [embedding], graph.constants)
