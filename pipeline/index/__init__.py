@@ -29,7 +29,7 @@
 - ``calibration``  what calibrating found, as the manifest stores it
 - ``bootstrap``  the uncertainty of a mean over queries
 - ``queries``    which rows or vectors measure the index
-- ``levels``     the lists that 1, 2, 4, … probes look into
+- ``levels``     the lists that 1, 2, 3, 4, 6, 8, … probes look into
 - ``recall``     recall at every C and every number of probes from one pass over the codes
 - ``choose``     the cheapest C and probes that meet the target on one set of queries
 - ``calibrate``  the operating point that gives the recall asked for, and the recall published

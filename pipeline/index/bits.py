@@ -26,6 +26,7 @@ SHARE_SCANNED = 0.15
 _K = 10
 _HELD = 0.99
 _QUERIES = 200
+_QUERIES_AT_ONCE = 8
 _MAX_ROWS = 65_536
 _MAX_ELEMENTS = 10_000_000
 _FEW = 500
@@ -63,21 +64,32 @@ def cheapest_bits(
 
 
 def _nearest(base_ND: VectorArray, asking: IntArray, k: int) -> IntArray:
-    """Rows nearest to the asking ones, themselves left out; [Q, K]."""
+    """Rows nearest to the asking ones, themselves left out, the nearest first; [Q, K]."""
     similarity_QN = base_ND[asking] @ base_ND.T
-    similarity_QN[np.arange(len(asking)), asking] = -np.inf
-    found_QK: IntArray = np.argpartition(-similarity_QN, k, axis=1)[:, :k]
+    query_Q = np.arange(len(asking))
+    similarity_QN[query_Q, asking] = -np.inf
+    found_QK = np.empty((len(asking), k), dtype=np.int64)
+    for nth in range(k):
+        found_QK[:, nth] = similarity_QN.argmax(axis=1)
+        similarity_QN[query_Q, found_QK[:, nth]] = -np.inf
     return found_QK
 
 
 def _candidates(base_ND: VectorArray, asking: IntArray, nearest_QK: IntArray, bits: int, seed: int) -> int:
     """The smallest number of candidates that holds the wanted share of the nearest rows."""
-    encoder = fit_encoder(base_ND, bits=bits, seed=seed)
-    codes_NW = encoder.encode(base_ND).view(np.uint64)
+    import faiss
+
+    codes_NW = fit_encoder(base_ND, bits=bits, seed=seed).encode(base_ND)
     rank_QK = np.empty(nearest_QK.shape, dtype=np.int64)
-    for query, row in enumerate(asking):
-        hamming_N = np.bitwise_count(codes_NW ^ codes_NW[row]).sum(axis=1, dtype=np.int64)
-        at_most_H = np.bincount(hamming_N, minlength=bits + 1).cumsum()
-        rank_QK[query] = at_most_H[hamming_N[nearest_QK[query]]] - 1  # itself is at distance 0
+    for first in range(0, len(asking), _QUERIES_AT_ONCE):
+        some = slice(first, first + _QUERIES_AT_ONCE)
+        codes_QW = codes_NW[asking[some]]
+        hamming_QN = np.empty((len(codes_QW), len(codes_NW)), dtype=np.int32)
+        pointers = (faiss.swig_ptr(array) for array in (codes_QW, codes_NW))
+        faiss.hammings(*pointers, *hamming_QN.shape, bits // 8, faiss.swig_ptr(hamming_QN))
+        near_QK = np.take_along_axis(hamming_QN, nearest_QK[some], axis=1)
+        for nth, hamming_Q in enumerate(near_QK.T):
+            at_most_Q = np.count_nonzero(hamming_QN <= hamming_Q[:, None], axis=1)
+            rank_QK[some, nth] = at_most_Q - 1  # itself is at distance 0
     needed = np.sort(rank_QK, axis=None)[int(np.ceil(_HELD * rank_QK.size)) - 1]
     return int(needed)

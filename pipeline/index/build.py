@@ -115,6 +115,7 @@ def build_index_shard(
     ones_B, sum_D = np.zeros(encoder.bits, dtype=np.int64), np.zeros(encoder.d)
     with ExitStack() as files:
         arrays = _create(files, path_of, len(rows), encoder, vector_dtype)
+        written_bytes = sum(array.array.nbytes for array in arrays.values())
         for number, first_row, stored_ND in _stored(parts, encoder.d, vector_dtype):
             target_N = target_of[number][first_row : first_row + len(stored_ND)]
             codes_NW = encoder.encode(stored_ND)
@@ -125,7 +126,7 @@ def build_index_shard(
             ones_B += count_ones(codes_NW)
             sum_D += stored_ND.sum(axis=0, dtype=np.float64)
             touched += len(stored_ND) * max(_PAGE_BYTES, stored_ND[:1].nbytes)
-            if touched > _RESIDENT_BYTES:
+            if min(touched, written_bytes) > _RESIDENT_BYTES:
                 for array in arrays.values():
                     array.release()
                 touched = 0

@@ -6,7 +6,7 @@
 2. Calibration set: recall at every C, and in lists form at every number of probes, from one pass (`recall`);
    the cheapest whose lower bound meets the target is taken (`choose`).
 3. Verification set: the recall of the real `Searcher.search` against exact search. If chance was kinder to
-   the first set and the lower bound falls short here, C and probes grow by a quarter and are measured again,
+   the first set and the lower bound falls short here, C and probes grow by a tenth and are measured again,
    up to the budget.
 4. The published figure is the last measurement. If it falls short at the budget, the answer says so and how
    many bits to fit next; the caller fits, builds and calibrates again, at most three times.
@@ -46,7 +46,7 @@ _ALL_FOUND = Interval(mean=1.0, low=1.0, high=1.0)
 _SELF_QUERIES = 8
 _ALL_BUT_A_COPY = 1e-3
 """Squared distance, a cosine of .9995."""
-_GROWTH = 1.25
+_GROWTH = 1.1
 _MOST_PROBES = 4
 
 

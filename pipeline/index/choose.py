@@ -79,7 +79,7 @@ def choose_lists(
     *,
     threads: int | None = None,
 ) -> Chosen:
-    """For every k the cheapest pair of probes (1, 2, 4, …) and C whose lower bound meets the target.
+    """For every k the cheapest pair of probes (those of `levels`) and C whose lower bound meets the target.
 
     Neither falls with k. Where no pair within the limit does, the limit and the most probes that were tried.
     """
@@ -107,10 +107,13 @@ def choose_lists(
         for g, n_probes in enumerate(levels.probes):
             if n_probes < max(probes.values(), default=1):
                 continue
+            if best is not None and mean_rows[g] + RERANK_COST * least >= best[0]:
+                break
+            if bootstrap.interval(recall_at(ranks[k][g], max(least, limit))).low < asked.target:
+                continue
             n = smallest(ranks[k][g], bootstrap, asked.target, least, limit)
             cost = mean_rows[g] + RERANK_COST * n
-            met = bootstrap.interval(recall_at(ranks[k][g], n)).low >= asked.target
-            if met and (best is None or cost < best[0]):
+            if best is None or cost < best[0]:
                 best = (cost, n, n_probes)
         _, candidates[k], probes[k] = best or (0.0, max(least, limit), levels.probes[-1])
     curve = [

@@ -33,6 +33,15 @@ def best_columns(
     return best_N
 
 
+def sums_of_lists(x_ND: Float32Array, list_N: Int32Array, n_lists: int) -> FloatArray:
+    """The sum of the rows of every list: float64 [L, D]."""
+    from pipeline.index import kernel_columns
+
+    sum_LD = np.zeros((n_lists, x_ND.shape[1]))
+    kernel_columns.add_rows(x_ND, list_N, sum_LD)
+    return sum_LD
+
+
 def signs(
     x_ND: VectorArray,
     mean_D: FloatArray,

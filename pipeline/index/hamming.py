@@ -231,9 +231,11 @@ def _compact_both(
 def _count(
     shards: Sequence[IndexShard], codes_QW: ByteArray, piece: tuple[int, int, int, int, int]
 ) -> IntArray:
+    number, a, b, q0, q1 = piece
+    if kernel.can_scan(shards[number], codes_QW.shape[1]):
+        return kernel.count_distances(shards[number], codes_QW, np.arange(q0, q1), (a, b))
     import faiss
 
-    number, a, b, q0, q1 = piece
     codes_NW, queries, alive_N = codes_of(shards[number])[a:b], codes_QW[q0:q1], shards[number].alive_N
     n_bins = codes_QW.shape[1] * 8 + 1
     hamming_QN = np.empty((q1 - q0, b - a), dtype=np.int32)

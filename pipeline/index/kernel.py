@@ -52,6 +52,18 @@ def first_rows(
     return kernel_scan.first_rows_of_lists(codes, codes_QW, n, shard.offsets_L, within, limit_Q, place)
 
 
+def count_distances(
+    shard: IndexShard, codes_QW: ByteArray, query_M: IntArray, rows: tuple[int, int]
+) -> IntArray:
+    """How many live rows from, to are at each distance from the queries ``query_M``: int64 [M, B + 1]."""
+    from pipeline.index import kernel_scan
+
+    counts_MH = np.zeros((len(query_M), codes_QW.shape[1] * 8 + 1), dtype=np.int64)
+    codes = _codes(shard, codes_QW.shape[1])
+    kernel_scan.count_distances(codes, np.ascontiguousarray(codes_QW), query_M, *rows, counts_MH)
+    return counts_MH
+
+
 def encode(encoder: Encoder, xq_QD: Float32Array) -> ByteArray:
     """`Encoder.encode`, bit for bit, without copies of the rotation; the encoder must have one."""
     from pipeline.index import kernel_encode

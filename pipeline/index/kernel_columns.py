@@ -107,6 +107,14 @@ def encode(columns: Columns, exact: ExactBits, x_ND: Float32Array, codes_NW: Byt
 
 
 @jit
+def add_rows(x_ND: Float32Array, list_N: Int32Array, sum_LD: FloatArray) -> None:
+    """Adds every row to the sum of its list."""
+    for row in range(len(x_ND)):
+        for j in range(x_ND.shape[1]):
+            sum_LD[list_N[row], j] += x_ND[row, j]
+
+
+@jit
 def _centred(exact: ExactBits, value: np.float32, j: int) -> Any:
     return np.rint(np.float64(value) * exact.grid) / exact.grid - exact.mean_D[j]
 

@@ -87,6 +87,28 @@ def first_rows_of_lists(
 
 
 @jit
+def count_distances(
+    codes: Codes, codes_QW: ByteArray, query_M: Any, first: int, last: int, counts_MH: IntArray
+) -> None:
+    """Adds how many live rows of [first, last) are at each distance from each of the queries ``query_M``."""
+    near_8 = np.empty(8, dtype=np.int64)
+    near_address: Any = np.int64(near_8.ctypes.data)
+    for m in range(len(query_M)):
+        query_address: Any = np.int64(codes_QW.ctypes.data) + query_M[m] * codes.n_words * 8
+        for i in range(first, last, 8):
+            start = min(i, codes.n_rows - 8)
+            address = codes.address + start * codes.n_words * 8
+            _within(address, codes.n_words, query_address, 0, near_address)
+            for lane in range(i - start, min(8, last - start)):
+                row = start + lane
+                if codes.live_address:
+                    live = _word(codes.live_address + (row >> 3)) >> np.uint64(row & 7)
+                    if not live & np.uint64(1):
+                        continue
+                counts_MH[m, near_8[lane]] += 1
+
+
+@jit
 def _nothing_kept(n: int, n_words: int, limit_Q: IntArray) -> Kept:
     n_queries, room = len(limit_Q), _ROOM * n + 256
     near_8 = np.empty(8, dtype=np.int64)

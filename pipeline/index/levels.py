@@ -1,4 +1,4 @@
-"""Levels of probes: 1, 2, 4, … lists looked into, each level the lists that were not in the one before.
+"""Levels of probes: 1, 2, 3, 4, 6, 8, 12, … lists; each level is the lists that were not in the one before.
 
 A query's lists are in order of nearness. Level g holds those a search with ``probes[g]`` probes looks into
 and one with ``probes[g - 1]`` does not.
@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.index import kernel
 from pipeline.index.arrays import ByteArray, Float32Array, IntArray
 from pipeline.index.hamming import codes_of
 from pipeline.index.lists import probe_order
@@ -26,7 +27,9 @@ class ProbeLevels:
     def __init__(self, xq_QD: Float32Array, centroids_LD: Float32Array) -> None:
         """For the queries ``xq_QD``; the last level is all lists."""
         n_lists = len(centroids_LD)
-        self.probes = [*(2**g for g in range((n_lists - 1).bit_length())), n_lists]
+        powers = [2**g for g in range((n_lists - 1).bit_length())]
+        steps = {*powers, *(3 * power // 2 for power in powers[1:])}
+        self.probes = [*sorted(step for step in steps if step < n_lists), n_lists]
         place_QL = probe_order(xq_QD, centroids_LD)
         self._level_QL = np.searchsorted(self.probes, place_QL, side="right").astype(np.int8)
 
@@ -75,10 +78,12 @@ class ProbeLevels:
 
     def _count(self, shard: IndexShard, codes_QW: ByteArray, number: int) -> IntArray:
         """Of the queries that probe list ``number``, how many of its live rows are at each distance."""
-        import faiss
-
         probing_Q = np.flatnonzero(self._level_QL[:, number] < len(self.probes))
         a, b = (int(row) for row in offsets_of(shard)[number : number + 2])
+        if kernel.can_scan(shard, codes_QW.shape[1]):
+            return kernel.count_distances(shard, codes_QW, probing_Q, (a, b))
+        import faiss
+
         codes_NW = codes_of(shard)[a:b]
         if shard.alive_N is not None:
             codes_NW = codes_NW[shard.alive_N[a:b]]

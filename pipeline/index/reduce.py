@@ -22,7 +22,7 @@ from pipeline.storage.receipts import DataFile, Receipt, fetch, read_receipt, up
 from pipeline.storage.store import ObjectStore
 
 FIT_STAGE = "fit"
-FIT_VERSION = 2
+FIT_VERSION = 3
 REDUCE_STAGE = "reduce"
 REDUCE_VERSION = 2
 ENCODER = "encoder"

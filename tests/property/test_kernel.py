@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.index import hamming, kernel
-from pipeline.index.hamming import nearest_codes
+from pipeline.index.hamming import hamming_counts, nearest_codes
 from pipeline.index.order import to_place
 from pipeline.index.shard import IndexShard
 
@@ -82,3 +82,13 @@ def test_rows_that_all_tie_are_kept_by_rank_in_bounded_memory(descending: bool) 
     shard = _shard(rng, np.zeros((100_000, 32), np.uint8), ranks_N, offsets_L, 1.0)
     found_QC = nearest_codes([shard], np.ones((2, 32), np.uint8), 50, threads=1)
     assert sorted(ranks_N[found_QC[1]].tolist()) == list(range(50))
+
+
+@given(_case(), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_kernel_counts_distances_as_faiss_does(case: Any, threads: int) -> None:
+    shards, codes_QW, _, _ = case
+    counts_QH = hamming_counts(shards, codes_QW, threads=threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "available", lambda: False)
+        np.testing.assert_array_equal(hamming_counts(shards, codes_QW, threads=threads), counts_QH)

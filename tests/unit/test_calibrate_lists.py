@@ -45,7 +45,7 @@ def test_probes_and_candidates_reach_the_target_on_every_row(tmp_path: Path) -> 
         for share in SELECTIVITIES  # so few rows are compared exactly
     ]
     assert Calibration.from_json(calibration.to_json()) == calibration
-    assert {point.probes for point in calibration.curve} <= {1, 2, 4, 8, 16}
+    assert {point.probes for point in calibration.curve} <= {1, 2, 3, 4, 6, 8, 12, 16}
     (in_use,) = {point.probes for point in calibration.curve_in_use()}
     assert in_use is not None
     assert in_use <= calibration.probes[10] < 2 * in_use
@@ -141,7 +141,7 @@ def test_levels_hold_every_list_once_and_rows_add_up(tmp_path: Path) -> None:
     shards = spread(tmp_path, IDS, X_ND, encoder, (np.arange(N) % 3).tolist())
     assert encoder.centroids_LD is not None
     levels = ProbeLevels(X_ND[:50], encoder.centroids_LD)
-    assert levels.probes == [1, 2, 4, 8, 16]
+    assert levels.probes == [1, 2, 3, 4, 6, 8, 12, 16]
     assert levels.mean_rows(shards)[-1] == N
     truth = nearest(shards, X_ND[:50], 3)
     level_QK: IntArray = levels.reached(shards, truth, 3)
