@@ -31,12 +31,14 @@ class DistanceTable:
     Attributes:
         x_ND: Base vectors, float32.
         mean_D: Their mean, float64; only shifts, so it need not be exact.
+        norms_N: Squared norms of the base vectors less their mean.
         repeats_P: Rows equal to an earlier row.
         firsts_P: That earlier row.
     """
 
     x_ND: NDArray[np.float32]
     mean_D: Floats
+    norms_N: Floats
     repeats_P: Ints
     firsts_P: Ints
 
@@ -50,22 +52,34 @@ class DistanceTable:
         first_N = first_U[which_N]
         repeats_P = np.flatnonzero(first_N != np.arange(n_rows))
         mean_D = rows_ND.mean(axis=0, dtype=np.float64) if n_rows else np.zeros(n_dims)
-        return cls(x_ND=rows_ND, mean_D=mean_D, repeats_P=repeats_P, firsts_P=first_N[repeats_P])
+        slices = [rows_ND[start : start + _BASE_AT_ONCE] for start in range(0, n_rows, _BASE_AT_ONCE)]
+        norms = [((b_SD.astype(np.float64) - mean_D) ** 2).sum(axis=1) for b_SD in slices]
+        return cls(
+            x_ND=rows_ND,
+            mean_D=mean_D,
+            norms_N=np.concatenate([np.zeros(0), *norms]),
+            repeats_P=repeats_P,
+            firsts_P=first_N[repeats_P],
+        )
 
     def squared_l2(self, xq_BD: NDArray[np.float32]) -> NDArray[np.float32]:
         """Distances [B, N] of queries to all base rows; never negative, -0.0 or NaN for finite vectors."""
         q_BD = xq_BD.astype(np.float64) - self.mean_D
         d2_BN = np.empty((len(xq_BD), len(self.x_ND)), dtype=np.float32)
         for start in range(0, len(self.x_ND), _BASE_AT_ONCE):
-            stop = start + _BASE_AT_ONCE
-            d2_BN[:, start:stop] = _squared_l2(q_BD, self.x_ND[start:stop].astype(np.float64) - self.mean_D)
+            some = slice(start, start + _BASE_AT_ONCE)
+            b_SD = self.x_ND[some].astype(np.float64)
+            b_SD -= self.mean_D
+            d2_BN[:, some] = _squared_l2(q_BD, b_SD, self.norms_N[some])
         d2_BN[:, self.repeats_P] = d2_BN[:, self.firsts_P]
         return d2_BN
 
 
-def _squared_l2(q_BD: Floats, b_SD: Floats) -> Floats:
-    norms_BS = (q_BD**2).sum(axis=1)[:, None] + (b_SD**2).sum(axis=1)
-    d2_BS: Floats = norms_BS - 2 * (q_BD @ b_SD.T)
+def _squared_l2(q_BD: Floats, b_SD: Floats, norms_S: Floats) -> Floats:
+    norms_BS = (q_BD**2).sum(axis=1)[:, None] + norms_S
+    d2_BS: Floats = q_BD @ b_SD.T
+    d2_BS *= -2
+    d2_BS += norms_BS
     rows, columns = np.nonzero(d2_BS <= _NEAR * norms_BS)
     for start in range(0, len(rows), _PAIRS_AT_ONCE):
         i, j = rows[start : start + _PAIRS_AT_ONCE], columns[start : start + _PAIRS_AT_ONCE]

@@ -201,7 +201,7 @@ class Contest:
             gains.append(gains_q)
             neighbours_BK[q, : len(top)] = self._order.rows_N[top]
             distances_BK[q, : len(top)] = d2_N[top]
-            right_BK[q, : len(top)] = np.isin(top, right.positions_P)
+            right_BK[q, : len(top)] = _among(right.positions_P, top)
         return Ranked(
             ranks=ranks,
             gains=gains,
@@ -256,6 +256,14 @@ def _rank_query(d2_N: NDArray[np.float32], right: Right, depth: int) -> tuple[In
     top = near[np.argsort(d2_N[near], kind="stable")[:n_top]]
     best_first = np.argsort(ranks)
     return ranks[best_first], right.gains_P[best_first], top
+
+
+def _among(ascending_P: Ints, wanted: Ints) -> NDArray[np.bool_]:
+    """Which of ``wanted`` are in an ascending array."""
+    if not len(ascending_P):
+        return np.zeros(len(wanted), dtype=np.bool_)
+    at = np.minimum(np.searchsorted(ascending_P, wanted), len(ascending_P) - 1)
+    return np.asarray(ascending_P[at] == wanted)
 
 
 def _found(ranks: list[Ints]) -> RelevantRanks:

@@ -92,8 +92,8 @@ class ByLabel:
             return None
         own = self._order.places((self._ids[row],))
         group = self._members.get(label, _NOBODY)
-        others: Ints = group[~np.isin(group, own)] if len(own) else group
-        left_out = np.union1d(own, self._junk)
+        others: Ints = group[group != own[0]] if len(own) else group
+        left_out = np.union1d(own, self._junk) if len(self._junk) else own
         return Right(positions_P=others, gains_P=np.ones(len(others)), left_out=left_out)
 
 
