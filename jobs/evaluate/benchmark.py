@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.evaluate.subject import GROUP
 from jobs.search_answers import labels_of
 from pipeline.errors import UsageError
 from pipeline.evaluate.comparison import Benchmark, Vectors
@@ -19,7 +20,6 @@ from pipeline.snapshot.selection import values_of
 _NO_SLICE = frozenset({"image_id", "locator"})
 _MOST_VALUES = 50
 _SIZES = ((2, "2 images"), (5, "3 to 5 images"), (20, "6 to 20 images"))
-GROUP = "group_id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

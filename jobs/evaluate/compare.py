@@ -20,11 +20,10 @@ from jobs.evaluate.compare_words import comparison_in_words
 from jobs.evaluate.embedded_sample import EmbeddedSample, embed_sample
 from jobs.evaluate.page import write_page
 from jobs.evaluate.sheet_files import write_sheet
-from jobs.evaluate.subject import label_column
+from jobs.evaluate.subject import label_column, named_snapshot
 from jobs.output import print_result
 from jobs.place import Config, Place, Store, find_place
 from jobs.run import software_versions
-from jobs.session import open_snapshot
 from pipeline.errors import GateRefused, UsageError
 from pipeline.evaluate.comparison import Comparison, Options, compare
 from pipeline.evaluate.labelling_sheet import labelling_sheet
@@ -121,8 +120,8 @@ def _sides(
     sample: int | None,
     seed: int,
 ) -> _Sides:
-    old_one = _opened(place, old)
-    new_one = None if new is None else _opened(place, new)
+    old_one = named_snapshot(place, old)
+    new_one = None if new is None else named_snapshot(place, new)
     attributes = new_one or old_one
     column = label_column(attributes, label)
     common = common_images(old_one, attributes)
@@ -142,14 +141,6 @@ def _sides(
         embedded=embedded,
         new_name=new or Path(model or "").name,
     )
-
-
-def _opened(place: Place, which: str) -> OpenSnapshot:
-    """The snapshot named COLLECTION or COLLECTION@SEQUENCE."""
-    collection, at, number = which.partition("@")
-    if at and not number.isdecimal():
-        raise UsageError(f"{which!r} names no snapshot", fix="as in main or main@12")
-    return open_snapshot(place.uri, collection, int(number) if at else None)
 
 
 def _result(sides: _Sides, found: Comparison) -> dict[str, Any]:
