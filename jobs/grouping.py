@@ -55,12 +55,19 @@ def largest_groups(ids: pa.Array, group_N: Ints, n_groups: int, n_each: int) -> 
     ]
 
 
-def sizes(group_N: Ints) -> Mapping[str, int]:
-    """How many images and groups there are, how many groups of one image, and the size of the largest."""
+def sizes(group_N: Ints) -> Mapping[str, Any]:
+    """How many images and groups there are, of one image, the size of the largest, and groups by size."""
     size_G = np.bincount(group_N)
+    doubled_G = np.ceil(np.log2(np.maximum(size_G, 1))).astype(
+        np.int64
+    )  # 0: 1, 1: 2, 2: 3 to 4, 3: 5 to 8, …
     return {
         "n_images": len(group_N),
         "n_groups": len(size_G),
         "n_singletons": int((size_G == 1).sum()),
         "largest": int(size_G.max(initial=0)),
+        "sizes": [
+            {"from": 2**step // 2 + 1, "to": 2**step, "groups": n}
+            for step, n in enumerate(np.bincount(doubled_G).tolist())
+        ],
     }

@@ -92,10 +92,11 @@ def _in_words(report: RerankingReport) -> str:
     ]
     for row in report.rerankers:
         lines.append(
-            f"  {row.name if row.name != row.settings else row.settings:<21} mAP {_said(row.map_gain)}  "
+            f"  {row.name:<21} mAP {_said(row.map_gain)}  "
             f"success@1 {_said(row.success_at_1_gain)}{_cost(row.cpu_ms_per_query)}  {row.verdict}"
         )
-        lines.append(f"  {'':<21} {row.settings}")
+        if row.name != row.settings:
+            lines.append(f"  {'':<21} {row.settings}")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from pipeline.evaluate.evaluation import Estimate, EvaluationReport
 from pipeline.evaluate.pairs_file import PairList
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.report import Document, render_html
+from pipeline.evaluate.report.clusters_page import clusters_document, near_duplicates_document
 from pipeline.evaluate.report.document import (
     Axis,
     Bar,
@@ -36,10 +37,15 @@ from pipeline.evaluate.report.document import (
 from pipeline.evaluate.report.enrolment_page import enrolment_document
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
 from pipeline.evaluate.report.index_page import index_document
+from pipeline.evaluate.report.reranking_page import reranking_document
 from pipeline.evaluate.report.retrieval_page import retrieval_document
 from pipeline.evaluate.report.verification_page import verification_document
+from pipeline.evaluate.reranking import Options as RerankingOptions
+from pipeline.evaluate.reranking import evaluate_reranking
 from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval
 from pipeline.evaluate.verification_report import VerificationReport
+from pipeline.rerank.method import parse_reranker
+from tests.support.change_samples import change_documents
 
 # texts that act where they are not shown as text
 HOSTILE = (
@@ -209,8 +215,85 @@ def sample_pages() -> dict[str, str]:
         ),
         "enrolment": render_html(sample_enrolment()),
         "index": render_html(sample_index_document()),
+        **{
+            name: render_html(document, {"p021.jpg": thumbnail((30, 90, 30))})
+            for name, document in change_documents(sample_vectors(), "".join(HOSTILE)).items()
+        },
+        "re-ranking": render_html(sample_reranking()),
+        "clusters": render_html(sample_clusters("".join(HOSTILE)), {"there": thumbnail((20, 90, 160))}),
+        "near duplicates": render_html(sample_near_duplicates("".join(HOSTILE))),
         "hostile blocks": render_html(every_block("".join(HOSTILE)), {"there": thumbnail((200, 30, 30))}),
     }
+
+
+def sample_reranking() -> Document:
+    """One re-ranker that helps, one that hurts, the exact one without a cost."""
+    asked = {"aqe": "aqe:n=2", "aqe of strangers": "aqe:n=60", "k-reciprocal": "k-reciprocal:k1=5,k2=2"}
+    methods = {name: [parse_reranker(text)] for name, text in asked.items()}
+    few = RerankingOptions(n_queries=60, n_resamples=200)
+    report = evaluate_reranking(sample_vectors(), methods, few, lambda one: 0.2 if one is None else 1.5)
+    about = {"label": "product", "snapshot": 12, "digest": "9be2" * 16, "model_id": "3f1a" * 16}
+    return reranking_document(report.to_json() | about)
+
+
+def sample_clusters(text: str) -> Document:
+    """Clusters with labels and hubs; ids are ``text``."""
+    agreement = {"precision": 0.8, "recall": 0.9, "f": 0.847}
+    return clusters_document(
+        {
+            "threshold": 1.1736,
+            "linkage": "average",
+            "neighbours": 32,
+            "n_images": 13_233,
+            "n_groups": 5_325,
+            "n_singletons": 3_267,
+            "largest": 530,
+            "sizes": [{"from": 1, "to": 1, "groups": 3_267}, {"from": 257, "to": 512, "groups": 1}],
+            "n_components_cut": 1,
+            "quality": {
+                "n_judged": 13_233,
+                "n_labels": 5_749,
+                "bcubed": agreement,
+                "pairwise": agreement,
+                "ari": 0.99,
+                "nmi": 0.98,
+            },
+            "hubness": {
+                "k": 10,
+                "skewness": 2.2,
+                "n_never": 68,
+                "hubs": [{"image_id": text, "occurrences": 99}],
+            },
+            "clusters": [["there", text, *[f"{n}{text}" for n in range(10)]], ["there", "gone"]],
+        },
+        12,
+        "9be2" * 16,
+    )
+
+
+def sample_near_duplicates(text: str) -> Document:
+    """A census by an attribute, some groups with two of its values."""
+    by = {
+        "attribute": text,
+        "n_groups_with_one_value": 3,
+        "n_groups_with_several": 1,
+        "values": [{"value": text, "images": 4, "groups": 2}],
+    }
+    return near_duplicates_document(
+        {
+            "bits": 512,
+            "radius": 20,
+            "n_images": 100,
+            "n_groups": 96,
+            "n_singletons": 92,
+            "n_in_groups": 8,
+            "sizes": [{"from": 1, "to": 1, "groups": 92}, {"from": 2, "to": 2, "groups": 4}],
+            "by": by,
+            "groups": [[text, "there"]],
+        },
+        12,
+        "9be2" * 16,
+    )
 
 
 def sample_vectors(n_classes: int = 30, per_class: int = 6) -> LabelledVectors:

@@ -45,6 +45,7 @@ def test_near_duplicates_are_the_pictures_that_are_there_twice(bitsieve: Any, tm
         "cluster-photos", "--near-duplicates", "--radius", 0, "--by", "product", "-o", out, "--page", page
     )
     assert (code, found["n_images"], found["n_in_groups"], found["largest"]) == (0, 40, 16, 2)
+    assert found["sizes"] == [{"from": 1, "to": 1, "groups": 24}, {"from": 2, "to": 2, "groups": 8}]
     assert found["groups"] == [[f"p{p}-0", f"p{p}-1"] for p in range(PRODUCTS)]
     assert (found["by"]["n_groups_with_one_value"], found["by"]["n_groups_with_several"]) == (8, 0)
     table = pq.read_table(out)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluate.report.document import (
+    Bar,
+    Bars,
     Block,
     Cell,
     Document,
@@ -35,7 +37,9 @@ def clusters_document(result: Mapping[str, Any], snapshot: int, digest: str) -> 
                 detail="They were cut at a smaller distance first: some clusters may be split.",
             )
         )
-    blocks: list[Block] = [_facts(result)] if quality is None else [_facts(result), _quality_table(quality)]
+    blocks: list[Block] = [_facts(result), _sizes("clusters", result["sizes"])]
+    if quality is not None:
+        blocks.append(_quality_table(quality))
     sections = [
         Section(title="Agreement", blocks=tuple(blocks)),
         Section(
@@ -75,7 +79,9 @@ def near_duplicates_document(result: Mapping[str, Any], snapshot: int, digest: s
                 detail="The same picture cannot be two things: look for wrong values among them.",
             )
         )
-    blocks: list[Block] = [] if by is None or not by["values"] else [_values_table(by)]
+    blocks: list[Block] = [_sizes("groups", result["sizes"])]
+    if by is not None and by["values"]:
+        blocks.append(_values_table(by))
     if result["groups"]:
         blocks.append(_sheet("group", result["groups"]))
     return Document(
@@ -84,7 +90,7 @@ def near_duplicates_document(result: Mapping[str, Any], snapshot: int, digest: s
         subtitle=f"at most {result['radius']} of {result['bits']} bits differ",
         verdict=Finding(mark=Mark.NOTE, text=text),
         findings=tuple(findings),
-        sections=(Section(title="The largest groups", blocks=tuple(blocks)),) if blocks else (),
+        sections=(Section(title="Groups", blocks=tuple(blocks)),),
         methods=(*_CENSUS_METHODS, *provenance("", snapshot, digest, {})),
     )
 
@@ -189,6 +195,20 @@ def _values_table(by: Mapping[str, Any]) -> Table:
         rows=tuple((one["value"], count(one["images"]), count(one["groups"])) for one in by["values"]),
         note=f"{count(by['n_groups_with_one_value'])} groups have one value, "
         f"{count(by['n_groups_with_several'])} several.",
+    )
+
+
+def _sizes(word: str, sizes: Sequence[Mapping[str, int]]) -> Bars:
+    """How many clusters there are of each size."""
+    bars = []
+    for one in sizes:
+        images = (
+            f"{one['from']}" if one["from"] == one["to"] else f"{count(one['from'])} to {count(one['to'])}"
+        )
+        bars.append(Bar(name=f"of {images}", value=one["groups"], text=count(one["groups"])))
+    told = ", ".join(f"{bar.text} {bar.name}" for bar in bars)
+    return Bars(
+        title=f"{word.capitalize()} by their images", alt=f"Numbers of {word}: {told}.", bars=tuple(bars)
     )
 
 
