@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.calibration import calibration_settings
 from jobs.run import software_versions
-from jobs.stages import calibration_settings, fit_settings
+from jobs.stages import fit_settings
 from pipeline.config import IndexConfig
 from pipeline.index.calibrate import calibrate
 from pipeline.index.reduce import (

@@ -198,6 +198,8 @@ class _Inline:
     started = False
     n_workers = 1
 
+    def prepare(self) -> None: ...
+
     def run(
         self, make_worker: object, tasks: list[Task], *, deadline_s: float | None = None
     ) -> Iterator[Done[Result]]:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from jobs.bench.peers.index import measure
 from jobs.bench.peers.index.library import Array, Settings
-from jobs.stages import calibration_settings, can_have, fit_settings
+from jobs.calibration import calibration_settings
+from jobs.stages import can_have, fit_settings
 from pipeline.config import IndexConfig
 from pipeline.index import kernel
 from pipeline.index.build import build_index_shard
