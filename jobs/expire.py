@@ -51,6 +51,7 @@ def in_words(expiry: Expiry, *, done: bool) -> str:
     sequences = ", ".join(f"{sequence} of {collection}" for collection, sequence in expiry.snapshots)
     lines = [
         f"snapshots {would}recorded as expired: {sequences or 'none'}",
+        f"{len(expiry.candidates)} candidates that their collection has left behind {would}deleted",
         f"{len(expiry.condemned)} files, {_n_bytes(expiry.condemned)} bytes, {would}condemned: they go a day "
         f"later, at the earliest; {len(expiry.receipts)} receipts {would}deleted",
         *_lines(expiry.condemned),
@@ -73,6 +74,7 @@ def _lines(stats: tuple[ObjectStat, ...]) -> list[str]:
 def _as_json(expiry: Expiry) -> dict[str, Any]:
     return {
         "snapshots": [list(name) for name in expiry.snapshots],
+        "candidates": _keys(expiry.candidates),
         "condemned": _keys(expiry.condemned),
         "receipts": _keys(expiry.receipts),
         "due": _keys(expiry.due),

@@ -34,7 +34,7 @@ from pipeline.catalog.table import (
 from pipeline.catalog.versions import object_version
 from pipeline.catalog.webdataset import check_id_template, list_tar
 from pipeline.errors import DataCorrupt, SourceError, StorageBusy
-from pipeline.fingerprint import task_key
+from pipeline.fingerprint import digest, task_key
 from pipeline.storage.ranged import RangedFile
 from pipeline.storage.receipts import Receipt, fetch, read_receipt, upload, write_receipt
 from pipeline.storage.store import ObjectStat, ObjectStore
@@ -134,13 +134,17 @@ def rows_at(
 
 def container_key(spec: SourceSpec, stat: ObjectStat) -> str:
     """The key of the listing of one tar or Parquet file: the file as it is now and what shapes its ids."""
-    config = {
+    inputs = [printable(stat.key), stat.etag, str(stat.size_bytes)]
+    return task_key(STAGE, STAGE_VERSION, _reading(spec), inputs)
+
+
+def _reading(spec: SourceSpec) -> dict[str, str | None]:
+    """What shapes the ids of a tar or Parquet file."""
+    return {
         "id_template": spec.id_template,
         "id_column": spec.id_column,
         "image_column": spec.image_column,
     }
-    inputs = [printable(stat.key), stat.etag, str(stat.size_bytes)]
-    return task_key(STAGE, STAGE_VERSION, config, inputs)
 
 
 def _container(
@@ -158,7 +162,11 @@ def _container(
     table, skipped = _walk(source, spec, kind, stat)
     file = upload(store, "listings", key, ".parquet", _parquet_bytes(table))
     receipt = Receipt(
-        stage=STAGE, key=key, files={FILE: file}, counts={"rows": table.num_rows, **skipped}, facts={}
+        stage=STAGE,
+        key=key,
+        files={FILE: file},
+        counts={"rows": table.num_rows, **skipped},
+        facts={"file": digest([source.uri, printable(stat.key), _reading(spec)])},
     )
     return table, write_receipt(store, receipt), stat.size_bytes
 

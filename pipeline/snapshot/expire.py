@@ -2,7 +2,8 @@
 
 What is *reached*: everything that a retained snapshot or a candidate names, and the receipts of its tasks.
 
-1. Snapshots beyond the retention are recorded as expired. Their manifests stay, listed as expired.
+1. Snapshots beyond the retention are recorded as expired. Their manifests stay, listed as expired. Candidates
+   that cannot be published any more, because their collection has moved on, go when they are as old.
 2. Files that nobody reaches are written down under ``condemned/``; then their receipts are deleted, so that
    no run finds them from now on. Nothing younger than the age guard is condemned, by the store's own clock,
    and nothing while a run is at work, which may hold a receipt that it has read.
@@ -10,8 +11,8 @@ What is *reached*: everything that a retained snapshot or a candidate names, and
    by a receipt, or a run began before they were condemned and has not ended.
 4. What killed writers left goes once it is older than the guard.
 
-Lists of parts, requests and the listings of tars and Parquet files that have a receipt are never deleted: no
-manifest says which of them are in use.
+Of the listings of one tar or Parquet file the newest stays: no manifest says which are in use, and whoever
+needs an older one walks the file again. Lists of parts and requests are never deleted.
 """
 
 import json
@@ -22,9 +23,10 @@ from dataclasses import dataclass
 from pipeline.errors import DataCorrupt, ObjectMissing
 from pipeline.fingerprint import sealed, unsealed
 from pipeline.snapshot.expired import record_expired
+from pipeline.snapshot.followed import LISTINGS, followed_listings, overtaken_candidates
 from pipeline.snapshot.reach import Published, Reach, SnapshotName, reach_of, read_published
 from pipeline.storage import layout
-from pipeline.storage.receipts import DataFile, named_files
+from pipeline.storage.receipts import DataFile, Receipt, stored_receipt
 from pipeline.storage.store import ObjectStat, ObjectStore
 
 DAY_S = 86_400.0
@@ -35,7 +37,6 @@ _SILENT_S = DAY_S
 _DEAD_S = 14 * DAY_S
 """A run that was frozen so long does not publish any more."""
 _DATA = ("embeddings/", "rejects/", "attributes/", "encoders/", "index/", "deletes/", "listings/", "models/")
-_LISTINGS = "list"
 _THREADS = 16
 
 
@@ -62,6 +63,7 @@ class Expiry:
     """What is to be done, in this order. ``busy`` are the runs for which nothing is condemned this time."""
 
     snapshots: tuple[SnapshotName, ...]
+    candidates: tuple[ObjectStat, ...]
     condemned: tuple[ObjectStat, ...]
     receipts: tuple[ObjectStat, ...]
     due: tuple[ObjectStat, ...]
@@ -73,7 +75,8 @@ class Expiry:
     @property
     def deleted_bytes(self) -> int:
         """The bytes that go now."""
-        return sum(stat.size_bytes for stat in (*self.receipts, *self.due, *self.leftovers))
+        gone = (*self.candidates, *self.receipts, *self.due, *self.leftovers)
+        return sum(stat.size_bytes for stat in gone)
 
 
 def plan_expiry(store: ObjectStore, collection: str, retention: Retention, now_s: float) -> Expiry:
@@ -91,14 +94,17 @@ def plan_expiry(store: ObjectStore, collection: str, retention: Retention, now_s
     objects = {stat.key: stat for stat in store.list_objects()}
     published = read_published(store, objects)
     snapshots = tuple(_expiring(published, objects, collection, retention, now_s))
-    kept = [one for name, one in published.retained.items() if name not in snapshots]
-    reach = reach_of([*kept, *published.candidates.values()])
-    once = reach_of(published.snapshots.values())
-    receipts_of = files_of_receipts(store, [key for key in objects if key.startswith(layout.RECEIPTS)])
-    named = {key: tuple(file.key for file in files) for key, files in receipts_of.items()}
     runs = runs_seen(store, objects, now_s)
     busy = tuple(run for run in runs if now_s - run.heard_s < _SILENT_S)
     old_s = max(retention.older_than_s, retention.min_age_s)
+    overtaken = {} if busy else overtaken_candidates(published, objects, collection, now_s - old_s)
+    kept = [one for name, one in published.retained.items() if name not in snapshots]
+    waiting_candidates = [one for key, one in published.candidates.items() if key not in overtaken]
+    reach = reach_of([*kept, *waiting_candidates])
+    once = reach_of(published.snapshots.values())
+    receipts_of = _receipts_at(store, [key for key in objects if key.startswith(layout.RECEIPTS)])
+    named = {key: _named(receipt) for key, receipt in receipts_of.items()}
+    old_listings = followed_listings(receipts_of, objects, now_s - retention.min_age_s)
 
     def is_older(stat: ObjectStat, age_s: float) -> bool:
         return now_s - stat.modified_s >= age_s
@@ -106,8 +112,11 @@ def plan_expiry(store: ObjectStore, collection: str, retention: Retention, now_s
     receipts = [
         objects[key]
         for key, files in named.items()
-        if _is_lost(key, files, reach)
-        and is_older(objects[key], retention.min_age_s if _was_reached(key, files, once) else old_s)
+        if key in old_listings
+        or (
+            _is_lost(key, files, reach)
+            and is_older(objects[key], retention.min_age_s if _was_reached(key, files, once) else old_s)
+        )
     ]
     lost = {stat.key for stat in receipts}
     still_named = {file for key, files in named.items() if key not in lost for file in files}
@@ -123,6 +132,7 @@ def plan_expiry(store: ObjectStore, collection: str, retention: Retention, now_s
     ]
     return Expiry(
         snapshots=snapshots,
+        candidates=tuple(overtaken.values()),
         condemned=() if busy else tuple(condemned),
         receipts=() if busy else tuple(receipts),
         due=tuple(due),
@@ -143,6 +153,7 @@ def carry_out(store: ObjectStore, expiry: Expiry, run_id: str, *, when: str, rea
     now_s = server_now_s(store, run_id)
     runs = runs_seen(store, {stat.key: stat for stat in store.list_objects(layout.RUNS)}, now_s)
     if not any(now_s - run.heard_s < _SILENT_S for run in runs):
+        delete_all(store, [stat.key for stat in expiry.candidates])
         condemn(store, run_id, [stat.key for stat in expiry.condemned])
         delete_all(store, [stat.key for stat in expiry.receipts])
     delete_all(store, [stat.key for stat in (*expiry.due, *expiry.leftovers)])
@@ -192,13 +203,22 @@ def files_of_receipts(store: ObjectStore, receipts: Sequence[str]) -> dict[str, 
     Raises:
         DataCorrupt: one is no receipt.
     """
+    found = _receipts_at(store, receipts)
+    return {key: () if one is None else tuple(one.files.values()) for key, one in found.items()}
+
+
+def _receipts_at(store: ObjectStore, keys: Sequence[str]) -> dict[str, Receipt | None]:
     with ThreadPoolExecutor(_THREADS, "receipts") as threads:
-        return dict(zip(receipts, threads.map(lambda key: named_files(store, key), receipts), strict=True))
+        return dict(zip(keys, threads.map(lambda key: stored_receipt(store, key), keys), strict=True))
+
+
+def _named(receipt: Receipt | None) -> tuple[str, ...]:
+    return () if receipt is None else tuple(file.key for file in receipt.files.values())
 
 
 def _is_lost(receipt: str, files: Sequence[str], reach: Reach) -> bool:
     names = layout.receipt_names(receipt)
-    if names is None or names[0] == _LISTINGS:
+    if names is None or names[0] == LISTINGS:
         return False
     return names[1] not in reach.tasks and reach.files.isdisjoint(files)
 

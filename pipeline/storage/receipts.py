@@ -63,8 +63,8 @@ def read_receipt(store: ObjectStore, stage: str, key: str) -> Receipt | None:
     return receipt if all(_is_present(store, file) for file in receipt.files.values()) else None
 
 
-def named_files(store: ObjectStore, name: str) -> tuple[DataFile, ...]:
-    """The files that the receipt under ``name`` names, there or not; none if it is gone.
+def stored_receipt(store: ObjectStore, name: str) -> Receipt | None:
+    """The receipt under ``name``, whether its files are there or not; None if it is gone.
 
     Raises:
         DataCorrupt: it is no receipt.
@@ -72,8 +72,8 @@ def named_files(store: ObjectStore, name: str) -> tuple[DataFile, ...]:
     try:
         data = store.get(name)
     except ObjectMissing:
-        return ()
-    return tuple(_decoded(data, f"{name!r} in {store.uri}").files.values())
+        return None
+    return _decoded(data, f"{name!r} in {store.uri}")
 
 
 def write_receipt(store: ObjectStore, receipt: Receipt) -> Receipt:

@@ -21,7 +21,7 @@ from pipeline.storage.local import TEMPORARY, LocalStore
 from pipeline.storage.receipts import Receipt, upload, write_receipt
 from tests.support.ages import let_pass
 from tests.support.nights import Collection, Silence
-from tests.support.tiny_catalogs import GARBAGE, jpeg, write_folder
+from tests.support.tiny_catalogs import GARBAGE, jpeg, tar_of, write_folder, write_tar
 
 
 @pytest.fixture
@@ -167,6 +167,54 @@ def test_candidates_and_other_collections_are_reached(shop: Collection) -> None:
         let_pass(shop.folder / "store", 1.1)
     manifests = [refused.manifest, snapshot(shop.store, "other")]
     assert verify(shop.store, manifests, shop.folder / "cache", Silence()).findings == ()
+
+
+def test_candidate_that_its_collection_has_left_behind_goes_and_one_that_may_be_published_stays(
+    shop: Collection,
+) -> None:
+    write_folder(shop.source, {"bad.jpg": GARBAGE})
+    refused = [shop.night(gates={"max_rejected_share": 0.0}).candidate_key]
+    (shop.source / "bad.jpg").unlink()
+    write_folder(shop.source, {"9.jpg": jpeg(900)})
+    assert shop.night().published
+    end(shop)
+    write_folder(shop.source, {"worse.jpg": GARBAGE})
+    refused.append(shop.night(gates={"max_rejected_share": 0.0}).candidate_key)
+    end(shop)
+    shop.store.put(layout.run_progress("run-005"), b'{"ended": "refused"}')
+    let_pass(shop.folder / "store", 20)
+    expire(shop)
+    assert [shop.store.stat(key) is not None for key in refused if key] == [True, True]
+    let_pass(shop.folder / "store", 20)
+    expire(shop)
+    assert [shop.store.stat(key) is not None for key in refused if key] == [False, True]
+    let_pass(shop.folder / "store", 1.1)
+    expire(shop)
+    sound(shop, 5)
+
+
+def test_listing_of_a_tar_goes_when_a_newer_one_has_followed_it(tmp_path: Path) -> None:
+    shop = Collection(tmp_path, settings={"max_reembed": 1, "gates": {"max_shrink_share": 1.0}})
+
+    def listings() -> int:
+        return len([key for key in data_files(shop) if key.startswith("listings/")])
+
+    for night in range(3):
+        write_tar(shop.source / "a.tar", tar_of(1, 2, 3 + night))
+        write_tar(shop.source / "b.tar", tar_of(*range(10, 14 + night)) if night == 1 else tar_of(10))
+        shop.night()
+        end(shop)
+        let_pass(shop.folder / "store", 8)
+    counts = []
+    for _ in range(2):
+        expire(shop, keep_last=9)
+        counts.append(listings())
+        let_pass(shop.folder / "store", 1.1)
+    assert counts[0] >= 5
+    expire(shop, keep_last=9)
+    assert listings() == 2
+    again = shop.night()
+    assert (again.published, shop.run.bytes_read if shop.run else None) == (False, 0)
 
 
 def test_run_at_work_keeps_everything_and_one_that_froze_keeps_what_it_may_have_read(
