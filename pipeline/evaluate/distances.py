@@ -44,22 +44,19 @@ class DistanceTable:
 
     @classmethod
     def of(cls, x_ND: NDArray[np.float32]) -> "DistanceTable":
-        """Find the repeated rows of a base."""
-        rows_ND = np.ascontiguousarray(x_ND + np.float32(0))  # -0.0 becomes 0.0: equal vectors, equal bytes
-        n_rows, n_dims = rows_ND.shape
-        as_bytes_N = rows_ND.view(np.dtype((np.void, rows_ND.itemsize * n_dims))).reshape(n_rows)
-        _, first_U, which_N = np.unique(as_bytes_N, return_index=True, return_inverse=True)
-        first_N = first_U[which_N]
-        repeats_P = np.flatnonzero(first_N != np.arange(n_rows))
-        mean_D = rows_ND.mean(axis=0, dtype=np.float64) if n_rows else np.zeros(n_dims)
-        slices = [rows_ND[start : start + _BASE_AT_ONCE] for start in range(0, n_rows, _BASE_AT_ONCE)]
+        """Find the repeated rows of a base; takes little memory beside it."""
+        n_rows, n_dims = x_ND.shape
+        mean_D = x_ND.mean(axis=0, dtype=np.float64) if n_rows else np.zeros(n_dims)
+        slices = [x_ND[start : start + _BASE_AT_ONCE] for start in range(0, n_rows, _BASE_AT_ONCE)]
         norms = [((b_SD.astype(np.float64) - mean_D) ** 2).sum(axis=1) for b_SD in slices]
+        digests = [_digests(b_SD) for b_SD in slices]
+        repeats_P, firsts_P = _repeats(x_ND, np.concatenate([np.zeros(0, dtype=np.uint64), *digests]))
         return cls(
-            x_ND=rows_ND,
+            x_ND=x_ND,
             mean_D=mean_D,
             norms_N=np.concatenate([np.zeros(0), *norms]),
             repeats_P=repeats_P,
-            firsts_P=first_N[repeats_P],
+            firsts_P=firsts_P,
         )
 
     def squared_l2(self, xq_BD: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,6 +70,30 @@ class DistanceTable:
             d2_BN[:, some] = _squared_l2(q_BD, b_SD, self.norms_N[some])
         d2_BN[:, self.repeats_P] = d2_BN[:, self.firsts_P]
         return d2_BN
+
+
+def _digests(x_SD: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """A number for each row, the same for equal rows; -0.0 equals 0.0."""
+    n_dims = x_SD.shape[1]
+    odd_D = np.random.default_rng(n_dims).integers(0, 1 << 63, size=n_dims, dtype=np.uint64) * 2 + 1
+    words_SD = (x_SD + np.float32(0)).view(np.uint32).astype(np.uint64)
+    words_SD ^= words_SD << np.uint64(29)
+    digests: NDArray[np.uint64] = (words_SD * odd_D).sum(axis=1, dtype=np.uint64)
+    return digests
+
+
+def _repeats(x_ND: NDArray[np.float32], digest_N: NDArray[np.uint64]) -> tuple[Ints, Ints]:
+    """Rows equal to an earlier row, ascending, and the first row that each of them equals."""
+    order_N = np.argsort(digest_N, kind="stable")
+    same = np.flatnonzero(np.diff(digest_N[order_N]) == 0)
+    first_of: dict[bytes, int] = {}
+    repeats: dict[int, int] = {}
+    for row in np.unique(order_N[np.union1d(same, same + 1)]).tolist():
+        vector = (x_ND[row] + np.float32(0)).tobytes()  # equal digests are a reason to look, not a proof
+        first = first_of.setdefault(vector, row)
+        if first != row:
+            repeats[row] = first
+    return np.array(list(repeats), dtype=np.int64), np.array(list(repeats.values()), dtype=np.int64)
 
 
 def _squared_l2(q_BD: Floats, b_SD: Floats, norms_S: Floats) -> Floats:

@@ -11,9 +11,9 @@ Legend: N base rows, Q queries, B queries at once, D dimensions, K neighbours ke
 4. The distances of each query are sorted, not the rows: a relevant item's rank is one more than the number of
    smaller distances, plus the number of equal ones at smaller positions.
 
-Blocks of queries know nothing of each other: they may be ranked one after the other or by many workers. Each
-takes about 100 MiB beside the vectors. Results do not depend on the order of the base, of the queries, or on
-who ranked what.
+Blocks of queries know nothing of each other: they may be ranked one after the other or by many workers. A
+worker holds the vectors twice, as they came and in id order, and takes about 100 MiB beside them. Results do
+not depend on the order of the base, of the queries, or on who ranked what.
 """
 
 import hashlib
@@ -31,6 +31,7 @@ from pipeline.evaluate.relevance import ByLabel, IdOrder, Relevance, Right
 
 _DISTANCES_AT_ONCE = 1 << 23  # 32 MiB of float32, and as much again sorted
 _MOST_QUERIES_AT_ONCE = 32  # as fast as 512, and enough blocks for many workers
+_CHECKED_AT_ONCE = 1 << 14
 _LONGEST = 1e15  # squared distances stay within float32
 
 
@@ -59,7 +60,7 @@ class LabelledVectors:
             raise ValueError(f"expected equal lengths, got {lengths}, {n_groups} groups")
         if len(set(self.ids)) != len(self.ids):
             raise ValueError(f"ids must be distinct, got {len(self.ids) - len(set(self.ids))} more than once")
-        bad_N: NDArray[np.bool_] = ~np.all(np.abs(self.x_ND) < _LONGEST, axis=1)
+        bad_N = ~_ordinary(self.x_ND)
         if bad_N.any():
             first = self.ids[int(np.argmax(bad_N))]
             raise UsageError(
@@ -256,6 +257,14 @@ def _rank_query(d2_N: NDArray[np.float32], right: Right, depth: int) -> tuple[In
     top = near[np.argsort(d2_N[near], kind="stable")[:n_top]]
     best_first = np.argsort(ranks)
     return ranks[best_first], right.gains_P[best_first], top
+
+
+def _ordinary(x_ND: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which vectors are finite and not absurdly long, a slice at a time."""
+    starts = range(0, len(x_ND), _CHECKED_AT_ONCE)
+    slices = (x_ND[start : start + _CHECKED_AT_ONCE] for start in starts)
+    parts = [np.all(np.abs(some_SD) < _LONGEST, axis=1) for some_SD in slices]
+    return np.concatenate([np.zeros(0, dtype=np.bool_), *parts])
 
 
 def _among(ascending_P: Ints, wanted: Ints) -> NDArray[np.bool_]:

@@ -261,3 +261,18 @@ def test_drawn_queries_are_the_same_whatever_their_order_and_rank_as_all_do() ->
     everybody = ranks_by_id(base, leave_one_out_ranks(base))
     assert found[0] == found[1] == {name: everybody[name] for name in found[0]}
     assert len(found[0]) == 20
+
+
+def test_repeats_are_found_across_slices_and_signs_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "_BASE_AT_ONCE", 5)
+    rng = np.random.default_rng(9)
+    x_ND = rng.integers(-1, 2, size=(200, 3)).astype(np.float32)
+    x_ND[50:60] *= np.float32(-0.0)
+    table = distances.DistanceTable.of(x_ND)
+    first_of: dict[tuple[float, ...], int] = {}
+    firsts = [first_of.setdefault(tuple((row + 0.0).tolist()), number) for number, row in enumerate(x_ND)]
+    expected = [(row, first) for row, first in enumerate(firsts) if row != first]
+    assert list(zip(table.repeats_P.tolist(), table.firsts_P.tolist(), strict=True)) == expected
+    assert (
+        table.squared_l2(x_ND[:4])[:, table.repeats_P] == table.squared_l2(x_ND[:4])[:, table.firsts_P]
+    ).all()
