@@ -103,6 +103,7 @@ def judged(run: Run, found: Findings, content: Content, bit_imbalance: float) ->
         n_models=len({content.model.id, *models_in(run, found.embedded.parts)}),
         norm_error=max(found.embedded.norm_error, _carried(parent, "unit_norm")),
         recall_low=1.0 if point.method == "exact" else point.ann_recall[point.k].low,
+        filtered_recall_high=min((under.recall.high for under in point.filtered), default=1.0),
         bit_imbalance=bit_imbalance if point.method == "hamming" else 0.0,  # else no search uses bits
         spread=_spread(run, found, content),
         rolled_back=digest in refused_digests or content.rows_digest in refused_rows,

@@ -5,6 +5,7 @@ reconstruct is read; vectors that were compressed come out as what they were com
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def read_foreign(path: Path) -> tuple[int, list[ForeignRows]]:
     try:
         with path.open("rb") as file:
             inverted = file.read(2) == _INVERTED
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if inverted else faiss.IO_FLAG_MMAP_IFC)
+        with _no_larger_than(path):
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if inverted else faiss.IO_FLAG_MMAP_IFC)
     except (RuntimeError, OSError) as exc:
         raise SourceError(
             f"Faiss does not open {path}: {exc}", fix="give a float index that it wrote"
@@ -95,6 +97,20 @@ def read_foreign(path: Path) -> tuple[int, list[ForeignRows]]:
             fix="import the embeddings that the index was made of",
         )
     return index.d, [ForeignRows(path=path, index=base, owner=index, number=-1, ids_N=ids_N)]
+
+
+@contextmanager
+def _no_larger_than(path: Path) -> Iterator[None]:
+    """While Faiss reads, it makes nothing of twice the size of the file: a number in it may be made up."""
+    size = 2 * path.stat().st_size
+    before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+    faiss.set_deserialization_vector_byte_limit(size)
+    faiss.set_deserialization_loop_limit(size)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(before[0])
+        faiss.set_deserialization_loop_limit(before[1])
 
 
 def _lists(path: Path, index: Any, inverted: Any, ids_N: IntArray) -> list[ForeignRows]:

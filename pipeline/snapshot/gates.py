@@ -20,6 +20,7 @@ GATES = (
     "unit_norm",
     "unique_ids",
     "recall",
+    "filtered_recall",
     "bit_balance",
     "variance",
     "distinct_codes",
@@ -54,8 +55,10 @@ class Spread:
 class Evidence:
     """What a run found out about its candidate.
 
-    ``recall_low`` is the lower bound of the published recall; ``bit_imbalance`` the mean over bits of |share
-    of ones - .5|, 0 where there are no bits; ``norm_error`` the largest |norm - 1| of a row.
+    ``recall_low`` is the lower bound of the published recall; ``filtered_recall_high`` the least upper bound
+    of those under filters, whose few queries prove no lower bound (1 where none was measured);
+    ``bit_imbalance`` the mean over bits of |share of ones - .5|, 0 where there are no bits;
+    ``norm_error`` the largest |norm - 1| of a row.
     """
 
     coverage: Coverage
@@ -65,6 +68,7 @@ class Evidence:
     n_models: int
     norm_error: float
     recall_low: float
+    filtered_recall_high: float
     bit_imbalance: float
     spread: Spread
     rolled_back: bool
@@ -149,6 +153,12 @@ def _verdicts(evidence: Evidence, limits: Thresholds) -> list[GateRecord]:
         ),
         _at_most("unique_ids", evidence.live_rows - evidence.distinct_live_ids, 0, "ids that occur twice"),
         _at_least("recall", evidence.recall_low, limits.target_recall, "lower bound of the measured recall"),
+        _at_least(
+            "filtered_recall",
+            evidence.filtered_recall_high,
+            limits.target_recall,
+            "upper bound of the least recall measured under a filter",
+        ),
         _at_most("bit_balance", evidence.bit_imbalance, limits.max_bit_imbalance, "mean imbalance of a bit"),
         _at_least(
             "variance", evidence.spread.variance, limits.min_variance, "spread of different images' vectors"

@@ -116,6 +116,7 @@ def evidence(**changes: Any) -> Evidence:
         "n_models": 1,
         "norm_error": 0.0,
         "recall_low": 1.0,
+        "filtered_recall_high": 1.0,
         "bit_imbalance": 0.0,
         "spread": Spread(variance=1.0, distinct_codes=1.0),
         "rolled_back": False,

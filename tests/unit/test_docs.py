@@ -161,6 +161,7 @@ def test_every_gate_is_documented() -> None:
         n_models=1,
         norm_error=0,
         recall_low=1,
+        filtered_recall_high=1,
         bit_imbalance=0,
         spread=Spread(variance=1, distinct_codes=1),
         rolled_back=False,

@@ -28,6 +28,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("unit_norm", {"norm_error": 1e-3}, {"norm_error": 1.01e-3}),
     ("unique_ids", {}, {"distinct_live_ids": 99}),
     ("recall", {"recall_low": 0.99}, {"recall_low": 0.9899}),
+    ("filtered_recall", {"filtered_recall_high": 0.99}, {"filtered_recall_high": 0.9899}),
     ("bit_balance", {"bit_imbalance": 0.1}, {"bit_imbalance": 0.11}),
     (
         "variance",
