@@ -268,8 +268,16 @@ class Crew(Generic[Task, Result]):
         self._todo.append(_Try(attempt.index, attempt.attempt + 1, later, attempt.careful))
 
     def _died(self, attempt: _Try, error: Exception) -> SetAside | None:
-        """The actor is gone: another takes its place and the task, unless this task has done it too often."""
+        """The actor is gone: another takes its place and the task, unless this task has done it too often.
+
+        A node that was taken away with notice is no fault of the task, however often that happens.
+        """
         reason = first_line(error)
+        if isinstance(error, ray.exceptions.RayActorError) and error.preempted:
+            _LOG.warning("event=actor_preempted task=%d reason=%r", attempt.index, reason)
+            self._hire()
+            self._todo.appendleft(_Try(attempt.index, attempt.attempt, careful=attempt.careful))
+            return None
         _LOG.warning("event=actor_died task=%d attempt=%d reason=%r", attempt.index, attempt.attempt, reason)
         self._hire()
         if attempt.attempt >= _MAX_ATTEMPTS:

@@ -6,6 +6,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from tests.support.command import Command, Outcome, events, named
 from tests.support.invariants import folder_state
 from tests.support.models import pool_model
 from tests.support.nights import Collection
+from tests.support.pool_workers import Task
 from tests.support.ray_nodes import RayNodes, ray_nodes
 from tests.support.tally import judged
 from tests.support.tiny_catalogs import jpeg, write_folder
@@ -26,6 +29,7 @@ from tests.support.tiny_catalogs import jpeg, write_folder
 pytestmark = [pytest.mark.fault, pytest.mark.integration, pytest.mark.timeout(240)]
 SOAK = "BITSIEVE_SOAK" in os.environ
 N_POINTS = 10 if SOAK else 1
+N_NOTICES = 4 if SOAK else 1
 N_IMAGES = 600
 SHARD_IMAGES = 10
 
@@ -137,6 +141,40 @@ def test_driver_killed_at_a_write_while_ray_works_ends_as_if_it_had_not_been(
         resumed = folder_state(folder / "store")
         assert judged(resumed, before=killed, wanted=wanted) == [], at
         shutil.rmtree(folder)
+
+
+_PREEMPTED = """
+import sys
+from pathlib import Path
+from pipeline.cluster.pool import ClusterOptions
+from pipeline.cluster.ray_pool import RayPool
+from tests.support.pool_workers import Task, Waits
+
+with RayPool(ClusterOptions(address=sys.argv[1], n_workers=1)) as pool:
+    (outcome,) = pool.run(Waits, [Task("long", Path(sys.argv[2]))])
+    print(type(outcome).__name__, getattr(outcome, "result", None))
+"""
+
+
+def test_task_whose_node_is_taken_away_with_notice_is_done_elsewhere_however_often_that_happens(
+    mark: str, tmp_path: Path
+) -> None:
+    task = Task("long", tmp_path)
+    with ray_nodes(0, 1) as cluster:
+        program = [sys.executable, "-c", _PREEMPTED, cluster.address, str(tmp_path)]
+        environment = {**os.environ, **cluster.secret}
+        with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+            for number in range(1, N_NOTICES + 1):
+                wait_until(lambda: task.attempts() == number)  # noqa: B023 - called at once
+                node = cluster.nodes[-1]
+                cluster.give_notice(node, 0.2)
+                cluster.add(1)
+                time.sleep(0.3)
+                node.signal(signal.SIGKILL)
+            wait_until(lambda: task.attempts() == N_NOTICES + 1)
+            (tmp_path / "go").touch()
+            stdout, _ = driver.communicate()
+    assert stdout.split() == ["Done", str(N_NOTICES + 1)]
 
 
 def test_run_whose_cluster_loses_its_head_fails_and_goes_on_elsewhere(

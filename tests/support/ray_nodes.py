@@ -1,8 +1,9 @@
 """A Ray cluster of several nodes on this machine; nodes can be added, frozen and killed.
 
 ``RayNodes`` starts it as a process of its own, ``python -m tests.support.ray_nodes CPUS…``, one node for each
-number, the head first. That prints its address, then a line for each node, and adds one for each number that
-it reads. It lives until its standard input ends, so that it dies with whoever started it.
+number, the head first. That prints its address, then a line for each node. It adds a node for each number
+that it reads, and gives notice to that of a raylet: ``drain PID SECONDS``. It lives until its standard input
+ends, so that it dies with whoever started it.
 
 Token authentication is on. A node that does not answer for two seconds is taken for dead.
 """
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -77,6 +79,14 @@ class RayNodes:
         self._process.stdin.write(f"{cpus}\n")
         self._process.stdin.flush()
         return self.joined()
+
+    def give_notice(self, node: RayNode, seconds: float) -> None:
+        """The node gets nothing to do any more: it will soon be taken away, as spot machines are."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"drain {node.pid} {seconds}\n")
+        self._process.stdin.flush()
+        assert self._told("drained") == str(node.pid)
+        tally.faults["Ray node drained"] += 1
 
     def joined(self) -> RayNode:
         """The next node that has joined."""
@@ -143,18 +153,34 @@ def main() -> None:
         added = [cluster.add_node(num_cpus=cpus, env_vars=own) for cpus in others]
         cluster.wait_for_nodes()
         print(f"address {cluster.address}", flush=True)
-        for node in (cluster.head_node, *added):
-            _tell(node)
+        ids = dict(_tell(node) for node in (cluster.head_node, *added))
         for line in sys.stdin:
-            _tell(cluster.add_node(num_cpus=int(line), env_vars=own))
+            match line.split():
+                case ["drain", pid, seconds]:
+                    _drain(cluster.address, ids[int(pid)], float(seconds))
+                    print(f"drained {pid}", flush=True)
+                case [cpus]:
+                    ids |= [_tell(cluster.add_node(num_cpus=int(cpus), env_vars=own))]
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tell(node: Any) -> None:
+def _tell(node: Any) -> tuple[int, str]:
+    """The raylet's process and what Ray calls the node."""
     (raylet,) = node.all_processes["raylet"]
     print(f"node {raylet.process.pid}", flush=True)
+    return raylet.process.pid, node.node_id
+
+
+def _drain(address: str, node_id: str, seconds: float) -> None:
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int(1000 * (time.time() + seconds))
+    accepted, why = GcsClient(address=address).drain_node(node_id, reason, "a test", deadline_ms)
+    assert accepted, why
 
 
 if __name__ == "__main__":
