@@ -14,7 +14,8 @@ from jobs.learned_expansion import open_learned
 from jobs.output import print_result
 from jobs.place import Collection, Config, Store, find_place
 from pipeline.evaluate.report.reranking_page import reranking_document
-from pipeline.evaluate.reranking import N_QUERIES, Cost, Gain, Options, RerankingReport, evaluate_reranking
+from pipeline.evaluate.reranking import N_QUERIES, Cost, Options, evaluate_reranking
+from pipeline.evaluate.reranking_report import Gain, RerankingReport
 from pipeline.rerank.base import Reranker
 from pipeline.rerank.method import parse_reranker
 from pipeline.snapshot.open import OpenSnapshot

@@ -12,8 +12,8 @@ queries, K images ranked, G identities.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from pipeline.evaluate.aggregate import RESAMPLES, codes_of, resampled_shares
 from pipeline.evaluate.exact_base import ExactBase
 from pipeline.evaluate.metrics import Floats, Ints, RelevantRanks
 from pipeline.evaluate.ranking import LabelledVectors
-from pipeline.rerank.base import NOBODY, Reranker
+from pipeline.evaluate.reranking_report import Gain, RerankingReport, RerankRow, Verdict
+from pipeline.rerank.base import NOBODY, Nearest, Reranker, Vectors
 from pipeline.rerank.method import parse_reranker, spelled
 from pipeline.rerank.reciprocal import ExactReciprocal, ReciprocalCode
 
@@ -59,7 +60,6 @@ GRID: Mapping[str, Sequence[str]] = {
 _EXACT_NAME = "k-reciprocal, exact"
 _EXACT_GRID = ((6, 2, 0.3), (20, 6, 0.3), (6, 2, 0.7))
 
-Verdict: TypeAlias = Literal["helps", "hurts", "no difference shown"]
 Cost: TypeAlias = Callable[[Reranker | None], float]
 
 
@@ -71,68 +71,6 @@ class Options:
     depth: int = 1_000
     seed: int = 0
     n_resamples: int = RESAMPLES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
-    """Mean difference from the plain ranking, with its 95 % interval by resampled identities."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RerankRow:
-    """One re-ranker with the settings that validation chose.
-
-    Attributes:
-        name: Of the re-ranker.
-        settings: As ``search --rerank`` takes them; of the exact mode, which search does not have, in words.
-        n_settings: How many were tried on the validation half.
-        validation_gain: In mean average precision on that half, of the settings chosen.
-        map: Mean average precision on the test half.
-        map_gain: Over the plain ranking.
-        success_at_1: Share of test queries whose first image is relevant.
-        success_at_1_gain: Over the plain ranking.
-        cpu_ms_per_query: Processor time of a search of ten through the index; None where it was not measured.
-        verdict: By the interval of ``map_gain``.
-    """
-
-    name: str
-    settings: str
-    n_settings: int
-    validation_gain: float
-    map: float
-    map_gain: Gain
-    success_at_1: float
-    success_at_1_gain: Gain
-    cpu_ms_per_query: float | None
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RerankingReport:
-    """All re-rankers on the same test queries."""
-
-    n_images: int
-    n_queries: int
-    n_validation_queries: int
-    n_identities: int
-    depth: int
-    seed: int
-    n_resamples: int
-    plain_map: float
-    plain_success_at_1: float
-    plain_cpu_ms_per_query: float | None
-    rerankers: tuple[RerankRow, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """The report as JSON values; measures are named as everywhere else."""
-        document = asdict(self)
-        plain = {name: document.pop(f"plain_{name}") for name in ("map", "success_at_1", "cpu_ms_per_query")}
-        rows = [_renamed(row) for row in document.pop("rerankers")]
-        return document | {"plain": _renamed(plain), "rerankers": rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -163,23 +101,19 @@ def evaluate_reranking(
     options = options or Options()
     exact = ExactBase(base.x_ND, base.ids)
     code_N = identity_codes(exact, base.labels)
-    validation_Q, test_Q = _asking(code_N, options)
-    plain = {
-        half: _judge(exact, code_N, rows_Q, None, options.depth)
-        for half, rows_Q in _both(validation_Q, test_Q)
-    }
+    validation, test = (_Half(exact, code_N, rows_Q, options.depth) for rows_Q in _asking(code_N, options))
     rows = []
     for name, rerankers in _candidates(exact, methods).items():
-        maps = [_mean_ap(exact, code_N, validation_Q, one, options.depth) for one in rerankers.values()]
+        maps = [float(validation.judge(one).average_precision_Q.mean()) for one in rerankers.values()]
         settings = list(rerankers)[int(np.argmax(maps))]
-        judged = _judge(exact, code_N, test_Q, rerankers[settings], options.depth)
-        map_gain, success_gain = _gains(judged, plain["test"], code_N[test_Q], options)
+        judged = test.judge(rerankers[settings])
+        map_gain, success_gain = _gains(judged, test.plain, code_N[test.rows_Q], options)
         rows.append(
             RerankRow(
                 name=name,
                 settings=settings,
                 n_settings=len(rerankers),
-                validation_gain=max(maps) - float(plain["validation"].average_precision_Q.mean()),
+                validation_gain=max(maps) - float(validation.plain.average_precision_Q.mean()),
                 map=float(judged.average_precision_Q.mean()),
                 map_gain=map_gain,
                 success_at_1=float(judged.success_Q.mean()),
@@ -190,25 +124,17 @@ def evaluate_reranking(
         )
     return RerankingReport(
         n_images=len(base.ids),
-        n_queries=len(test_Q),
-        n_validation_queries=len(validation_Q),
-        n_identities=len(np.unique(code_N[test_Q])),
+        n_queries=len(test.rows_Q),
+        n_validation_queries=len(validation.rows_Q),
+        n_identities=len(np.unique(code_N[test.rows_Q])),
         depth=options.depth,
         seed=options.seed,
         n_resamples=options.n_resamples,
-        plain_map=float(plain["test"].average_precision_Q.mean()),
-        plain_success_at_1=float(plain["test"].success_Q.mean()),
+        plain_map=float(test.plain.average_precision_Q.mean()),
+        plain_success_at_1=float(test.plain.success_Q.mean()),
         plain_cpu_ms_per_query=None if cost is None else cost(None),
         rerankers=tuple(rows),
     )
-
-
-def _both(validation_Q: Ints, test_Q: Ints) -> tuple[tuple[str, Ints], tuple[str, Ints]]:
-    return ("validation", validation_Q), ("test", test_Q)
-
-
-def _renamed(values: Mapping[str, object]) -> dict[str, object]:
-    return {name.replace("_at_1", "@1"): value for name, value in values.items()}
 
 
 def identity_codes(exact: ExactBase, labels: Sequence[str | None]) -> Ints:
@@ -270,20 +196,40 @@ def _candidates(
     return chosen
 
 
-def _mean_ap(exact: ExactBase, code_N: Ints, rows_Q: Ints, reranker: Reranker, depth: int) -> float:
-    return float(_judge(exact, code_N, rows_Q, reranker, depth).average_precision_Q.mean())
+class _Half:
+    """The queries of one half and what they find without re-ranking, asked once for all re-rankers."""
 
+    def __init__(self, exact: ExactBase, code_N: Ints, rows_Q: Ints, depth: int) -> None:
+        self._exact, self._code_N, self._depth = exact, code_N, depth
+        self.rows_Q = rows_Q
+        self._xq_QD = exact.vectors(rows_Q)
+        self._nearest = exact.nearest(self._xq_QD, depth, rows_Q)
+        self.plain = self._judged(self._nearest.row_QK)
 
-def _judge(exact: ExactBase, code_N: Ints, rows_Q: Ints, reranker: Reranker | None, depth: int) -> _Judged:
-    xq_QD = exact.vectors(rows_Q)
-    if reranker is None:
-        row_QK = exact.nearest(xq_QD, depth, rows_Q).row_QK
-    else:
-        row_QK = reranker.rank(exact, xq_QD, depth, rows_Q)
-    found = relevant_ranks(row_QK, rows_Q, code_N)
-    return _Judged(
-        average_precision_Q=metrics.average_precision_at(found, depth), success_Q=metrics.success_at(found, 1)
-    )
+    def judge(self, reranker: Reranker) -> _Judged:
+        """Measures of every query in the new order."""
+        return self._judged(reranker.rank(self, self._xq_QD, self._depth, self.rows_Q))
+
+    def nearest(self, xq_QD: Vectors, k: int, own_Q: Ints | None = None) -> Nearest:
+        """As the base answers; what the queries themselves find is known."""
+        if xq_QD is not self._xq_QD or own_Q is not self.rows_Q or k > self._depth:
+            return self._exact.nearest(xq_QD, k, own_Q)
+        return Nearest(row_QK=self._nearest.row_QK[:, :k], distance_QK=self._nearest.distance_QK[:, :k])
+
+    def vectors(self, row_M: Ints) -> Vectors:
+        """As the base answers."""
+        return self._exact.vectors(row_M)
+
+    def neighbours(self, row_M: Ints, k: int) -> Ints:
+        """As the base answers."""
+        return self._exact.neighbours(row_M, k)
+
+    def _judged(self, row_QK: Ints) -> _Judged:
+        found = relevant_ranks(row_QK, self.rows_Q, self._code_N)
+        return _Judged(
+            average_precision_Q=metrics.average_precision_at(found, self._depth),
+            success_Q=metrics.success_at(found, 1),
+        )
 
 
 def _gains(judged: _Judged, plain: _Judged, code_Q: Ints, options: Options) -> tuple[Gain, Gain]:

@@ -7,7 +7,8 @@ from pipeline.errors import UsageError
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.report import render_html
 from pipeline.evaluate.report.reranking_page import reranking_document
-from pipeline.evaluate.reranking import Options, RerankRow, evaluate_reranking
+from pipeline.evaluate.reranking import Options, evaluate_reranking
+from pipeline.evaluate.reranking_report import RerankRow
 from pipeline.evaluate.retrieval import Subject, evaluate_retrieval
 from pipeline.rerank.base import Reranker
 from pipeline.rerank.method import parse_reranker
