@@ -119,7 +119,7 @@ def evaluate_reranking(
                 success_at_1=float(judged.success_Q.mean()),
                 success_at_1_gain=success_gain,
                 cpu_ms_per_query=None if cost is None or name == _EXACT_NAME else cost(rerankers[settings]),
-                verdict=_verdict(map_gain),
+                verdict=verdict_of(map_gain, success_gain),
             )
         )
     return RerankingReport(
@@ -254,7 +254,11 @@ def _gains(judged: _Judged, plain: _Judged, code_Q: Ints, options: Options) -> t
     return ap, success
 
 
-def _verdict(gain: Gain) -> Verdict:
-    if gain.low > 0:
+def verdict_of(*gains: Gain) -> Verdict:
+    """What the intervals of several gains say together."""
+    better, worse = any(gain.low > 0 for gain in gains), any(gain.high < 0 for gain in gains)
+    if better and worse:
+        return "mixed"
+    if better:
         return "helps"
-    return "hurts" if gain.high < 0 else "no difference shown"
+    return "hurts" if worse else "no difference shown"

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-Verdict: TypeAlias = Literal["helps", "hurts", "no difference shown"]
+Verdict: TypeAlias = Literal["helps", "hurts", "mixed", "no difference shown"]
+"""Whether the interval of a gain lies above 0, below 0, of one above and of the other below, or neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class RerankRow:
         success_at_1: Share of test queries whose first image is relevant.
         success_at_1_gain: Over the plain ranking.
         cpu_ms_per_query: Processor time of a search of ten through the index; None where it was not measured.
-        verdict: By the interval of ``map_gain``.
+        verdict: By the intervals of both gains.
     """
 
     name: str

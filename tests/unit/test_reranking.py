@@ -7,8 +7,8 @@ from pipeline.errors import UsageError
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.report import render_html
 from pipeline.evaluate.report.reranking_page import reranking_document
-from pipeline.evaluate.reranking import Options, evaluate_reranking
-from pipeline.evaluate.reranking_report import RerankRow
+from pipeline.evaluate.reranking import Options, evaluate_reranking, verdict_of
+from pipeline.evaluate.reranking_report import Gain, RerankRow
 from pipeline.evaluate.retrieval import Subject, evaluate_retrieval
 from pipeline.rerank.base import Reranker
 from pipeline.rerank.method import parse_reranker
@@ -74,6 +74,21 @@ def test_setting_is_chosen_on_validation_and_judged_on_other_identities() -> Non
     assert row.settings != "aqe:n=40"
     assert report.n_identities == 30
     assert report == evaluate_reranking(base, {"aqe": asked}, FEW)
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        (((0.1, 0.2), (-0.1, 0.1)), "helps"),
+        (((-0.1, 0.1), (-0.2, -0.1)), "hurts"),
+        (((0.1, 0.2), (-0.2, -0.1)), "mixed"),
+        (((0.0, 0.2), (-0.2, 0.0)), "no difference shown"),
+    ],
+)
+def test_verdict_is_by_the_intervals_of_both_gains(
+    gains: tuple[tuple[float, float], tuple[float, float]], verdict: str
+) -> None:
+    assert verdict_of(*(Gain(mean=(low + high) / 2, low=low, high=high) for low, high in gains)) == verdict
 
 
 def test_one_identity_cannot_choose_and_judge() -> None:

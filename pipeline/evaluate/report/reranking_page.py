@@ -62,9 +62,10 @@ def _verdict(rows: list[Mapping[str, Any]]) -> Finding:
 
 def _finding(row: Mapping[str, Any]) -> Finding:
     helps = row["verdict"] == "helps"
+    said = "gives and takes" if row["verdict"] == "mixed" else row["verdict"]
     return Finding(
         mark=Mark.GOOD if helps else Mark.BAD,
-        text=f"{row['name']} {row['verdict']}: mean average precision {_gain(row['map_gain'])}, "
+        text=f"{row['name']} {said}: mean average precision {_gain(row['map_gain'])}, "
         f"success at 1 {_gain(row['success@1_gain'])}.",
         detail="" if row["validation_gain"] > 0 else "It was no gain on the validation half either.",
     )
@@ -108,7 +109,7 @@ def _plot(rows: list[Mapping[str, Any]]) -> tuple[Plot, ...]:
                 if row["verdict"] == verdict
             ),
         )
-        for verdict in ("helps", "no difference shown", "hurts")
+        for verdict in ("helps", "mixed", "no difference shown", "hurts")
         if any(row["verdict"] == verdict for row in known)
     )
     if not series:
@@ -147,7 +148,7 @@ def _methods(result: Mapping[str, Any]) -> tuple[Fact, ...]:
             term="Interval",
             text="Two-sided 95\u00a0% percentile bootstrap of the mean difference, identities resampled "
             f"whole, {count(result['n_resamples'])} resamples, seed {result['seed']}. A verdict needs an "
-            "interval without 0.",
+            "interval without 0, of either gain.",
         ),
         Fact(
             term="Cost",
