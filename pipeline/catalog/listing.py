@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from pipeline.catalog.from_file import list_from_file
 from pipeline.catalog.ids import CONTAINER_SEPARATOR, original, printable
 from pipeline.catalog.parquet import list_parquet
+from pipeline.catalog.plain_rows import folder_attributes
 from pipeline.catalog.source import SourceFormat, SourceListing, SourceSpec, list_source
 from pipeline.catalog.table import (
     LISTING_SCHEMA,
     MAX_IMAGE_BYTES,
     Catalog,
-    ListedImage,
-    ListingBuilder,
+    listed_objects,
     refuse_duplicates,
 )
 from pipeline.catalog.versions import object_version
@@ -205,20 +205,18 @@ def _parquet_bytes(table: pa.Table) -> bytes:
 
 
 def _prefix_table(listing: SourceListing) -> pa.Table:
-    builder = ListingBuilder()
-    for stat in listing.objects:
-        name = printable(stat.key)
-        folder = name.rpartition("/")[0]
-        too_large = stat.size_bytes > MAX_IMAGE_BYTES
-        builder.add(
-            ListedImage(
-                image_id=name,
-                version=object_version(stat),
-                size_bytes=stat.size_bytes,
-                locator=name,
-                attributes={"folder": folder} if folder else {},
-                reject=RejectReason.TOO_LARGE if too_large else None,
-                detail=f"{stat.size_bytes} bytes, at most {MAX_IMAGE_BYTES}" if too_large else "",
-            )
-        )
-    return builder.table()
+    names = pa.array([printable(stat.key) for stat in listing.objects], type=pa.string())
+    versions = [object_version(stat) for stat in listing.objects]
+    sizes = pa.array([stat.size_bytes for stat in listing.objects], type=pa.int64())
+    too_large = pc.greater(sizes, MAX_IMAGE_BYTES)
+    said = pc.binary_join_element_wise(sizes.cast(pa.string()), f" bytes, at most {MAX_IMAGE_BYTES}", "")
+    reject = pa.scalar(RejectReason.TOO_LARGE.value, pa.string())
+    return listed_objects(
+        image_id=names,
+        version=pa.array(versions, type=pa.string()),
+        size_bytes=sizes,
+        locator=names,
+        attributes=folder_attributes(names),
+        reject=pc.if_else(too_large, reject, pa.scalar(None, pa.string())),
+        detail=pc.if_else(too_large, said, ""),
+    )

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.catalog.listed_batch import ListedBatch
 from pipeline.catalog.source import SourceSpec
-from pipeline.catalog.table import LISTING_SCHEMA, MAX_IMAGE_BYTES, attributes_json
+from pipeline.catalog.table import LISTING_SCHEMA, MAX_IMAGE_BYTES, attributes_json, listed_objects
 from pipeline.catalog.versions import own_version
 
 MAX_KEY_BYTES = 1024
@@ -71,19 +71,15 @@ def plain_rows(
         plain[asked] = [is_ours(name) for name in _at(key, asked).to_pylist()]
     where = np.flatnonzero(plain)
     locator = _at(key, where)
-    columns = {
-        "image_id": _at(ids, where) if has_ids else locator,
-        "version": _at(version, where),
-        "size_bytes": _at(size_bytes, where),
-        "locator": locator,
-        "container": _constant("", len(where)),
-        "row_group": pa.array(np.full(len(where), -1, dtype=np.int32)),
-        "offset": pa.array(np.zeros(len(where), dtype=np.int64)),
-        "attributes": _attributes(batch, where, locator),
-        "reject": pa.nulls(len(where), pa.string()),
-        "detail": _constant("", len(where)),
-    }
-    return plain, pa.table(columns, schema=LISTING_SCHEMA)
+    return plain, listed_objects(
+        image_id=_at(ids, where) if has_ids else locator,
+        version=_at(version, where),
+        size_bytes=_at(size_bytes, where),
+        locator=locator,
+        attributes=_attributes(batch, where, locator),
+        reject=pa.nulls(len(where), pa.string()),
+        detail=pa.array([""]).take(pa.array(np.zeros(len(where), dtype=np.int64))),
+    )
 
 
 def _is_text(batch: ListedBatch) -> bool:
@@ -115,14 +111,23 @@ def _versions(batch: ListedBatch, spec: SourceSpec) -> pa.Array:
 
 def _attributes(batch: ListedBatch, positions: npt.NDArray[np.int64], locator: pa.Array) -> pa.Array:
     """The attributes of the rows as JSON: their folder, and what the file says."""
-    folder = pc.replace_substring_regex(locator, pattern=r"/?[^/]*$", replacement="", max_replacements=1)
     if not batch.attributes:
-        encoded = pc.dictionary_encode(folder)
-        texts = [attributes_json(_folder(name)) for name in encoded.dictionary.to_pylist()]
-        return pa.array(texts, type=pa.string()).take(encoded.indices)
-    named = zip(folder.to_pylist(), positions.tolist(), strict=True)
+        return folder_attributes(locator)
+    named = zip(_folders(locator).to_pylist(), positions.tolist(), strict=True)
     texts = [attributes_json({**_folder(name), **batch.attributes_at(row)}) for name, row in named]
     return pa.array(texts, type=pa.string())
+
+
+def folder_attributes(locator: pa.Array) -> pa.Array:
+    """The attributes, as JSON, of objects of which only the key is known: their folder."""
+    encoded = pc.dictionary_encode(_folders(locator))
+    texts = [attributes_json(_folder(name)) for name in encoded.dictionary.to_pylist()]
+    return pa.array(texts, type=pa.string()).take(encoded.indices)
+
+
+def _folders(locator: pa.Array) -> pa.Array:
+    """What stands before the last slash of each key; empty where there is none."""
+    return pc.replace_substring_regex(locator, pattern=r"/?[^/]*$", replacement="", max_replacements=1)
 
 
 def _folder(name: str) -> dict[str, object]:
@@ -131,10 +136,6 @@ def _folder(name: str) -> dict[str, object]:
 
 def _at(column: pa.Array, positions: npt.NDArray[np.int64]) -> pa.Array:
     return column if len(positions) == len(column) else column.take(pa.array(positions))
-
-
-def _constant(text: str, n: int) -> pa.Array:
-    return pa.array([text]).take(pa.array(np.zeros(n, dtype=np.int64)))
 
 
 def _is_true(mask: pa.Array) -> _Mask:

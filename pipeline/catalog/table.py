@@ -114,6 +114,33 @@ class Catalog:
         return self.table.filter(pc.is_valid(self.table["reject"]))
 
 
+def listed_objects(
+    *,
+    image_id: pa.Array,
+    version: pa.Array,
+    size_bytes: pa.Array,
+    locator: pa.Array,
+    attributes: pa.Array,
+    reject: pa.Array,
+    detail: pa.Array,
+) -> pa.Table:
+    """Rows of objects that are an image each, from whole columns."""
+    n_rows = len(image_id)
+    columns = {
+        "image_id": image_id,
+        "version": version,
+        "size_bytes": size_bytes,
+        "locator": locator,
+        "container": pa.array([""]).take(pa.array(np.zeros(n_rows, dtype=np.int64))),
+        "row_group": pa.array(np.full(n_rows, -1, dtype=np.int32)),
+        "offset": pa.array(np.zeros(n_rows, dtype=np.int64)),
+        "attributes": attributes,
+        "reject": reject,
+        "detail": detail,
+    }
+    return pa.table(columns, schema=LISTING_SCHEMA)
+
+
 def refuse_duplicates(table: pa.Table) -> pa.Table:
     """Marks every later row of an id as ``duplicate_id``: the first usable one in plan order wins."""
     alive = np.flatnonzero(pc.is_null(table["reject"]).to_numpy(zero_copy_only=False))

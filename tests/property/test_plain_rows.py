@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.catalog.listed_batch import ListedBatch
@@ -71,6 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("place", [0, 1])
+@settings(deadline=None)  # opening a store takes its time
 @given(rows=_rows, flags=st.tuples(*[st.booleans()] * 4))
 def test_plain_rows_are_what_they_are_one_by_one(
     place: int,
