@@ -2,16 +2,13 @@
 
 A first night embeds everything. Then, one after the other, nights on which nothing, .1, 1 and 10 % of the
 images have other bytes, scattered over all tars, so that every tar is written again. Times are of whole runs
-in this process, Ray's start included where a run needs it. Processor time is that of this process and of
-those that it started, Ray's own among them: on a busy machine it tells more. Bytes written are how much the
-store grew.
+in this process, Ray's start included where a run needs it. Bytes written are how much the store grew.
 """
 
 import io
 import json
 import os
 import random
-import resource
 import tarfile
 import tempfile
 import time
@@ -48,7 +45,6 @@ class Timed:
     """One run: its wall time, what it embedded, and how much the store grew."""
 
     seconds: float
-    cpu_seconds: float
     embedded: int
     reused: int
     bytes_read: int
@@ -92,15 +88,12 @@ def measure(
                 "share": share,
                 "changed": changed,
                 "time_ratio": round((timed.seconds - idle.seconds) / (full.seconds - idle.seconds), 4),
-                "cpu_ratio": round(
-                    (timed.cpu_seconds - idle.cpu_seconds) / (full.cpu_seconds - idle.cpu_seconds), 4
-                ),
                 "bytes_written_per_changed_image": round(timed.bytes_written / changed),
                 **_as_json(timed),
             }
         )
     judged = next(one for one in nights if one["share"] == _JUDGED)
-    shown = ("changed", "embedded", "time_ratio", "cpu_ratio", "bytes_written_per_changed_image")
+    shown = ("changed", "embedded", "time_ratio", "bytes_written_per_changed_image")
     return {
         **{name: judged[name] for name in shown},
         "images": len(names),
@@ -123,25 +116,18 @@ def _night(config: CatalogConfig) -> tuple[Run, Night]:
 
 def _timed(config: CatalogConfig, night: Callable[[CatalogConfig], tuple[Run, Night]]) -> Timed:
     before = _stored_bytes(config.store)
-    started, cpu_started = time.perf_counter(), _cpu_seconds()
+    started = time.perf_counter()
     run, ended = night(config)
-    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - cpu_started
+    seconds = time.perf_counter() - started
     coverage = ended.manifest.coverage
     return Timed(
         seconds=seconds,
-        cpu_seconds=cpu_seconds,
         embedded=coverage.embedded,
         reused=coverage.reused,
         bytes_read=run.bytes_read,
         bytes_written=_stored_bytes(config.store) - before,
         stages=run.seconds,
     )
-
-
-def _cpu_seconds() -> float:
-    """Of this process and of all that it has started and that have ended: Ray's have, after a run."""
-    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in spent)
 
 
 def _stored_bytes(store: str) -> int:
@@ -196,7 +182,6 @@ def _write_tar(path: Path, images: list[_Image]) -> None:
 def _as_json(timed: Timed) -> dict[str, Any]:
     return {
         "seconds": round(timed.seconds, 3),
-        "cpu_seconds": round(timed.cpu_seconds, 3),
         "embedded": timed.embedded,
         "reused": timed.reused,
         "bytes_read": timed.bytes_read,
@@ -214,8 +199,7 @@ def _in_words(result: dict[str, Any]) -> str:
             f"nothing changed: {idle['seconds']:.2f} s, {idle['bytes_read']} bytes of images read",
             *(
                 f"{one['share']:.1%} changed: {one['changed']} images, {one['embedded']} embedded, "
-                f"{one['seconds']:.1f} s, {one['time_ratio']:.3f} of a first night "
-                f"({one['cpu_ratio']:.3f} of its processor time), "
+                f"{one['seconds']:.1f} s, {one['time_ratio']:.3f} of a first night, "
                 f"{one['bytes_written_per_changed_image']} bytes written per changed image"
                 for one in result["nights"]
             ),
