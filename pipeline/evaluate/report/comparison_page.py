@@ -131,7 +131,7 @@ def _findings(found: Comparison, result: Mapping[str, Any]) -> tuple[Finding, ..
     cost = result["cost"]
     if cost["images_to_embed"]:
         hours = cost["embed_hours"]
-        time = "" if hours is None else f", about {hours:.2f} hours of one worker"
+        time = "" if hours is None else f", about {_duration(hours)} of one worker"
         text = f"{count(cost['images_to_embed'])} images are still to be embedded{time}."
         findings.append(Finding(mark=Mark.NOTE, text=text))
     return tuple(findings)
@@ -244,10 +244,14 @@ def _cost(cost: Mapping[str, Any]) -> Section:
     if per_s is not None:
         items.append(Fact(term="Images a second of one worker", text=f"{per_s:g}"))
     if hours is not None and cost["images_to_embed"]:
-        items.append(Fact(term="Hours of one worker", text=f"{hours:.2f}"))
+        items.append(Fact(term="Time of one worker", text=_duration(hours)))
     return Section(
         title="What the change costs", blocks=(Table(columns=columns, rows=rows), Facts(items=tuple(items)))
     )
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _methods(found: Comparison, result: Mapping[str, Any]) -> tuple[Fact, ...]:

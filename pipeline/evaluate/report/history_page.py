@@ -11,6 +11,7 @@ from pipeline.evaluate.report.document import (
     Fact,
     Finding,
     Mark,
+    Named,
     Plot,
     Point,
     Rule,
@@ -18,15 +19,16 @@ from pipeline.evaluate.report.document import (
     Series,
     Table,
 )
-from pipeline.evaluate.report.words import count, percent, visible
+from pipeline.evaluate.report.words import count, percent
 
 _ROWS = 30
+_SCALES = ((1e7, 1e6, "million "), (1e4, 1e3, "thousand "))
 
 
 def history_document(collection: str, nights: Sequence[Night]) -> Document:
     """The report of at least one night, oldest first."""
     drawings = (
-        _plot(nights, "Images", "images", {"live": "images"}),
+        _plot(nights, "Images", "images", {"live images": "images"}),
         _plot(
             nights,
             "What each night did",
@@ -54,7 +56,11 @@ def history_document(collection: str, nights: Sequence[Night]) -> Document:
         verdict=_verdict(nights),
         findings=_findings(nights),
         sections=(
-            Section(title="Night by night", blocks=tuple(one for one in drawings if one is not None)),
+            Section(
+                title="Night by night",
+                blocks=tuple(one for one in drawings if one is not None),
+                side_by_side=True,
+            ),
             _table(nights),
         ),
         methods=(
@@ -102,8 +108,8 @@ def _findings(nights: Sequence[Night]) -> tuple[Finding, ...]:
     found = [
         Finding(
             mark=Mark.NOTE,
-            text=f"Snapshot {one.snapshot}: {WATCHED[one.figure]} {one.value:,.6g}, usually "
-            f"{one.usual:,.6g}.",
+            text=f"Snapshot {one.snapshot}: {WATCHED[one.figure]} {_number(one.value)}, usually "
+            f"{_number(one.usual)}.",
         )
         for one in unusual_nights(nights)[-12:]
     ]
@@ -134,24 +140,37 @@ def _findings(nights: Sequence[Night]) -> tuple[Finding, ...]:
 
 def _plot(nights: Sequence[Night], title: str, unit: str, series: dict[str, str]) -> Plot | None:
     """Figures of the nights by name; None where nobody measured any."""
-    drawn = [
-        Series(
-            name=name,
-            points=tuple(
-                Point(x=night.snapshot, y=float(value))
-                for night in nights
-                if (value := getattr(night, figure)) is not None
-            ),
-        )
+    drawn = {
+        name: [
+            (night.snapshot, float(value))
+            for night in nights
+            if (value := getattr(night, figure)) is not None
+        ]
         for name, figure in series.items()
-    ]
-    drawn = [one for one in drawn if one.points]
+    }
+    drawn = {name: values for name, values in drawn.items() if values}
     if not drawn:
         return None
-    alt = ", ".join(f"{one.name} from {one.points[0].y:,.6g} to {one.points[-1].y:,.6g}" for one in drawn)
-    return Plot(
-        title=title, alt=f"{title}: {alt}.", x=Axis(title="snapshot"), y=Axis(title=unit), series=tuple(drawn)
+    largest = max(value for values in drawn.values() for _, value in values)
+    _, scale, word = next((one for one in _SCALES if largest >= one[0]), (0.0, 1.0, ""))
+    ends = ", ".join(
+        f"{name} from {_number(values[0][1])} to {_number(values[-1][1])}" for name, values in drawn.items()
     )
+    return Plot(
+        title=title,
+        alt=f"{title}: {ends}.",
+        x=Axis(title="snapshot"),
+        y=Axis(title=f"{word}{unit}"),
+        series=tuple(
+            Series(name=name, points=tuple(Point(x=x, y=value / scale) for x, value in values))
+            for name, values in drawn.items()
+        ),
+    )
+
+
+def _number(value: float) -> str:
+    """Whole numbers with their thousands, others with four digits."""
+    return count(int(value)) if value.is_integer() else f"{value:,.4g}"
 
 
 def _recall(nights: Sequence[Night]) -> Plot | None:
@@ -207,8 +226,10 @@ def _table(nights: Sequence[Night]) -> Section:
     shown = list(nights)[-_ROWS:][::-1]
     rows = tuple(
         (
-            str(night.snapshot),
-            night.created[:16].replace("T", " "),
+            Named(
+                text=str(night.snapshot),
+                meaning=", ".join(filter(None, (night.created[:16].replace("T", " "), night.note))),
+            ),
             count(night.images),
             count(night.embedded),
             count(night.stale),
@@ -217,13 +238,12 @@ def _table(nights: Sequence[Night]) -> Section:
             "" if night.recall is None else f"{night.recall:.4f}",
             "" if night.churn is None else percent(night.churn),
             f"{night.total_seconds:,.1f}",
-            visible(night.note),
         )
         for night in shown
     )
-    columns = ("snapshot", "created", "images", "embedded", "stale", "rejected", "deleted", "recall", "churn")
+    columns = ("snapshot", "images", "embedded", "stale", "rejected", "deleted", "recall", "churn", "seconds")
     return Section(
         title="The figures",
         note=f"The last {len(shown)} of {count(len(nights))} nights, the newest first.",
-        blocks=(Table(columns=(*columns, "seconds", "note"), rows=rows),),
+        blocks=(Table(columns=columns, rows=rows),),
     )
