@@ -24,6 +24,7 @@ from pipeline.cluster.pool import ClusterOptions
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.config import CatalogConfig, load_catalog
 from pipeline.errors import UsageError
+from pipeline.storage.probe import prepare_store
 from pipeline.values import DecodeLimits
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def train(run: Run, label: str) -> dict[str, Any]:
     from pipeline.train.results import training_result
 
     started = time.monotonic()
+    prepare_store(run.store, single_writer=run.config.single_writer)
     job = _job(run, label)
     key = job.key()
     run.events.record("training_started", training=key, images=job.images.rows.num_rows)

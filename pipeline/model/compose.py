@@ -38,15 +38,10 @@ def trunk_with_head(trunk: bytes, head: bytes) -> tuple[bytes, Preprocess]:
     first.ir_version = second.ir_version = max(first.ir_version, second.ir_version)
     if model.input_dtype != "uint8":
         first = _taking_pixels(first, model.input_name, spec)
+    first, second = onnx.compose.add_prefix(first, "trunk/"), onnx.compose.add_prefix(second, "head/")
+    io_map = [(f"trunk/{model.output_name}", second.graph.input[0].name)]
     try:
-        merged = onnx.compose.merge_models(
-            first,
-            second,
-            io_map=[(model.output_name, second.graph.input[0].name)],
-            outputs=[second.graph.output[0].name],
-            prefix1="trunk/",
-            prefix2="head/",
-        )
+        merged = onnx.compose.merge_models(first, second, io_map, outputs=[second.graph.output[0].name])
     except (ValueError, onnx.checker.ValidationError) as exc:
         raise ModelError(f"trunk and head do not fit together: {exc}") from exc
     return merged.SerializeToString(deterministic=True), _as_pixels(spec)
