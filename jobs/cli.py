@@ -18,7 +18,6 @@ import typer
 from jobs.output import keep_stdout_for_results, print_error
 from jobs.packages import check_packages
 from pipeline.allocator import use_system_allocator
-from pipeline.allocator import use_system_allocator
 from pipeline.errors import BitsieveError, Terminated, UsageError, no_room
 
 _COMMANDS = {
@@ -38,8 +37,8 @@ _COMMANDS = {
     "purge": "jobs.purge",
     "train": "jobs.train",
     "export-model": "jobs.export_model",
-    "train-expansion": "jobs.train_expansion",
     "cluster-photos": "jobs.cluster_photos",
+    "train-expansion": "jobs.train_expansion",
 }
 _GROUPS = {
     "snapshots": "jobs.snapshots",
