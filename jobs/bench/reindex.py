@@ -32,6 +32,8 @@ from pipeline.storage.open import open_store
 
 EXAMPLE = "Example: bitsieve bench reindex --images 50000 --json"
 GOAL = 0.05
+MOST_BYTES = 16 << 10
+"""For each image that changed, listings of its tar and compaction included, whatever the catalog's size."""
 SHARES = (0.001, 0.01, 0.1)
 _JUDGED = 0.01
 _TAR_IMAGES = 1000
@@ -104,6 +106,11 @@ def measure(
         "goals": {
             "embedded_is_changed": all(one["embedded"] == one["changed"] for one in nights),
             f"time_ratio_at_most_{GOAL}": bool(judged["time_ratio"] <= GOAL),
+            f"bytes_written_per_changed_image_at_most_{MOST_BYTES}": all(
+                one["bytes_written_per_changed_image"] <= MOST_BYTES
+                for one in nights
+                if one["share"] >= _JUDGED
+            ),
             "nothing_changed_reads_no_image": idle.bytes_read == 0,
         },
     }

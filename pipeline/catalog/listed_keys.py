@@ -70,19 +70,20 @@ class KeyedCatalog:
         is_plain, plain = plain_rows(
             batch, self.spec, has_ids=self.has_ids, literal=self.literal, is_ours=self.asked()
         )
-        if is_plain.all():
+        plain_at, others_at = np.flatnonzero(is_plain), np.flatnonzero(~is_plain)
+        if self.spec.include or self.spec.exclude:
+            wanted = np.array([is_wanted(key, self.spec) for key in plain["locator"].to_pylist()], dtype=bool)
+            self.skip("excluded", int((~wanted).sum()))
+            plain, plain_at = plain.filter(pa.array(wanted)), plain_at[wanted]
+        if len(others_at) == 0:
             return plain
-        where = np.flatnonzero(~is_plain)
-        listed, others = self.one_by_one(list(batch.rows(where)), threads)
-        order = np.argsort(np.concatenate([np.flatnonzero(is_plain), where[listed]]), kind="stable")
+        listed, others = self.one_by_one(list(batch.rows(others_at)), threads)
+        order = np.argsort(np.concatenate([plain_at, others_at[listed]]), kind="stable")
         return pa.concat_tables([plain, others]).take(pa.array(order))
 
     def asked(self) -> Callable[[str], bool] | None:
-        """What is to be asked of a key that looks plain: whether it is wanted, and no link that leads out."""
-        is_local = isinstance(self.root, LocalStore)
-        if not is_local and not self.spec.include and not self.spec.exclude:
-            return None
-        return lambda key: is_wanted(key, self.spec) and not (is_local and self._foreign(key))
+        """What is to be asked of a key that looks plain: of a folder, that it is no link that leads out."""
+        return (lambda key: not self._foreign(key)) if isinstance(self.root, LocalStore) else None
 
     def one_by_one(
         self, rows: Sequence[ListedKey], threads: ThreadPoolExecutor

@@ -72,16 +72,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("place", [0, 1])
 @settings(deadline=None)  # opening a store takes its time
-@given(rows=_rows, flags=st.tuples(*[st.booleans()] * 4))
+@given(rows=_rows, flags=st.tuples(*[st.booleans()] * 3))
 def test_plain_rows_are_what_they_are_one_by_one(
     place: int,
     folder: Path,
     rows: list[tuple[object, ...]],
-    flags: tuple[bool, bool, bool, bool],
+    flags: tuple[bool, bool, bool],
 ) -> None:
-    has_ids, literal, with_colour, some = flags
+    has_ids, literal, with_colour = flags
     uri, root = places(folder)[place]
-    spec = SourceSpec(uri=uri, exclude=("*%*",) if some else ())
+    spec = SourceSpec(uri=uri)
     catalog = KeyedCatalog(root=root, spec=spec, has_ids=has_ids, literal=literal)
     batch = batch_of(rows, with_colour=with_colour)
     is_plain, found = plain_rows(batch, spec, has_ids=has_ids, literal=literal, is_ours=catalog.asked())
@@ -91,6 +91,16 @@ def test_plain_rows_are_what_they_are_one_by_one(
     assert listed == list(range(int(is_plain.sum())))
     assert expected.to_pylist() == found.to_pylist()
     assert catalog.skipped == {}
+
+
+def test_rows_that_are_excluded_are_counted_whether_plain_or_not(folder: Path) -> None:
+    keys = ["a.jpg", "b.png", "c\\d.png", "../e.jpg", "f.jpg"]
+    rows: list[tuple[object, ...]] = [(key, None, None, "v1", 7, None) for key in keys]
+    catalog = KeyedCatalog(root=LocalStore(folder), spec=SourceSpec(uri=str(folder), exclude=("*.png",)))
+    table = catalog.table([batch_of(rows, with_colour=False)])
+    assert table["locator"].to_pylist() == ["../e.jpg", "a.jpg", "f.jpg"]
+    assert table["reject"].to_pylist() == ["source_not_allowed", None, None]
+    assert catalog.skipped == {"excluded": 2}
 
 
 def test_ordinary_rows_are_plain(folder: Path) -> None:
