@@ -80,17 +80,18 @@ def common_images(old: OpenSnapshot, new: OpenSnapshot) -> Common:
 
 def sampled(common: Common, labels: Sequence[str | None], n: int, seed: int) -> Common:
     """About ``n`` of the images, labels kept together."""
-    return narrowed_to(common, sample_by_label(common.ids, labels, n, seed=seed))
+    rows = sample_by_label(common.ids, labels, n, seed=seed)
+    excluded = replace(common.excluded, not_sampled=len(common.ids) - len(rows))
+    return replace(narrowed_to(common, rows), excluded=excluded)
 
 
 def narrowed_to(common: Common, rows: Ints) -> Common:
-    """Some of the images, by row; the others count as not sampled."""
-    left = len(common.ids) - len(rows)
-    return Common(
+    """Some of the images, by row."""
+    return replace(
+        common,
         ids=[common.ids[row] for row in rows.tolist()],
         old_N=common.old_N[rows],
         new_N=common.new_N[rows],
-        excluded=replace(common.excluded, not_sampled=common.excluded.not_sampled + left),
     )
 
 

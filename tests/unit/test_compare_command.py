@@ -104,10 +104,11 @@ def test_model_is_judged_on_a_sample_before_anything_is_paid_for(
     _, whole = compare("--new", "canary")
     assert (code, found["verdict"], found["new"]) == (3, "worse", {"name": "red.onnx"})
     assert found["excluded"]["gone"] == 2  # the source has lost them since
+    assert found["excluded"]["not_sampled"] == 0
     assert found["metrics"] == whole["metrics"]
     assert found["cost"]["images_to_embed"] == 92
     code, some = compare("--model", tmp_path / "red.onnx", "--sample", 40)
-    assert 40 <= some["n_images"] + some["excluded"]["gone"] <= 42
+    assert 40 <= some["n_images"] + some["excluded"]["gone"] == 92 - some["excluded"]["not_sampled"] <= 42
     assert some["n_groups"] == 13
     assert (code, some["verdict"]) == (3, "inconclusive")  # so few products prove nothing
 
