@@ -23,7 +23,7 @@ from pipeline.evaluate.verification import (
     verify_pairs,
 )
 from pipeline.evaluate.verification_report import Thresholds, VerificationReport
-from pipeline.evaluate.videos import FRAMES, videos_of
+from pipeline.evaluate.videos import FRAMES, first_frames, videos_of
 from pipeline.snapshot.open import OpenSnapshot
 
 
@@ -61,10 +61,14 @@ def command(
     )
     snapshot = find_place(store, collection, config).snapshot(sequence)
     listed = None if pairs is None else read_pairs(read_text(pairs), str(pairs), id_template)
-    base = _judged(snapshot, label, video, frames, labels_needed=listed is None)
+    column = label_column(snapshot, label) if listed is None else None
+    images = labelled_vectors(snapshot, column, None if video is None else video.removeprefix("@"))
+    videos = images.groups
+    base = images if videos is None else videos_of(images, videos, frames)
     report = verification_report(snapshot, base, listed, options)
     if output is not None:
-        write_page(output, verification_document(report), report.to_json(), snapshot)
+        document = verification_document(report, None if videos is None else first_frames(images.ids, videos))
+        write_page(output, document, report.to_json(), snapshot)
     print_result(report.to_json(), _in_words(report), as_json=as_json)
 
 
@@ -87,14 +91,6 @@ def verification_report(
     return verify_pairs(listed, base.ids, base.x_ND, subject, options)
 
 
-def _judged(
-    snapshot: OpenSnapshot, label: str | None, video: str | None, frames: int, *, labels_needed: bool
-) -> LabelledVectors:
-    column = label_column(snapshot, label) if labels_needed else None
-    images = labelled_vectors(snapshot, column, None if video is None else video.removeprefix("@"))
-    return images if images.groups is None else videos_of(images, images.groups, frames)
-
-
 def _checked(fars: "list[float] | tuple[float, ...]") -> tuple[float, ...]:
     wrong = [far for far in fars if not 0 <= far <= 1]
     if wrong:
@@ -104,6 +100,8 @@ def _checked(fars: "list[float] | tuple[float, ...]") -> tuple[float, ...]:
 
 def _in_words(report: VerificationReport) -> str:
     lines = [f"{report.n_pairs:,} pairs: {report.n_same:,} same, {report.n_different:,} different"]
+    if report.n_without_label:
+        lines.append(f"  left out: {report.n_without_label:,} images without a label")
     if report.n_missing:
         examples = ", ".join(report.missing_ids[:3])
         lines.append(f"  left out: {report.n_missing} pairs, no vector of {examples}")

@@ -11,7 +11,7 @@ No identity was trained on: enrolling a new one is adding a vector. Legend: G ga
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from pipeline.evaluate.ranking import LabelledVectors
 FALSE_ALARM_RATES = (0.1, 0.01, 0.001)
 _UNKNOWN_SHARE = 0.2
 _PROBES_AT_ONCE = 512
+_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +41,24 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WrongProbe:
+    """An image whose nearest enrolled one is somebody else's; a ``stranger``'s identity is not enrolled."""
+
+    image_id: str
+    label: str
+    nearest_id: str
+    nearest_label: str
+    distance: float
+    stranger: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentReport:
     """How well identities are recognised from one image each.
 
     ``rank_1`` is of mated probes only; ``detection_rate`` goes by false-alarm rate, as text such as ``0.01``.
+    ``wrong`` are the probes nearest to somebody else, nearest first, at most one for each identity: mated
+    ones, then strangers.
     """
 
     n_enrolled: int
@@ -52,12 +67,17 @@ class EnrolmentReport:
     n_without_label: int
     rank_1: Rate
     detection_rate: Mapping[str, Rate]
+    wrong: tuple[WrongProbe, ...]
     seed: int
     n_resamples: int
 
     def to_json(self) -> dict[str, object]:
-        """The report as JSON values; the field names are the keys."""
-        return asdict(self)
+        """The report as JSON values; the field names are the keys. A threshold beyond everybody is null."""
+        rates = {
+            rate: asdict(replace(found, threshold=None) if found.threshold == np.inf else found)
+            for rate, found in self.detection_rate.items()
+        }
+        return {**asdict(self), "detection_rate": rates}
 
 
 def evaluate_enrolment(
@@ -93,8 +113,19 @@ def evaluate_enrolment(
         )
     table = DistanceTable.of(base.x_ND[row_N[gallery]])
     mated_nearest, mated_distance = _nearest(table, base.x_ND[row_N[mated]])
-    _, unknown_distance = _nearest(table, base.x_ND[row_N[unknown]])
+    unknown_nearest, unknown_distance = _nearest(table, base.x_ND[row_N[unknown]])
     right_P = code_N[gallery][mated_nearest] == code_N[mated]
+    missed = np.flatnonzero(~right_P)
+    wrong = [
+        *_wrong(
+            base,
+            row_N[mated[missed]],
+            row_N[gallery[mated_nearest[missed]]],
+            mated_distance[missed],
+            stranger=False,
+        ),
+        *_wrong(base, row_N[unknown], row_N[gallery[unknown_nearest]], unknown_distance, stranger=True),
+    ]
     bootstrap = _IdentityBootstrap(code_N[mated], seed, n_resamples)
     return EnrolmentReport(
         n_enrolled=len(gallery),
@@ -108,9 +139,31 @@ def evaluate_enrolment(
             )
             for rate in false_alarm_rates
         },
+        wrong=tuple(wrong),
         seed=seed,
         n_resamples=n_resamples,
     )
+
+
+def _wrong(
+    base: LabelledVectors, probe_P: Ints, nearest_P: Ints, distance_P: NDArray[np.float32], *, stranger: bool
+) -> list[WrongProbe]:
+    """The nearest of these probes, one for each identity; rows of the base."""
+    found: dict[str | None, WrongProbe] = {}
+    for at in np.lexsort((probe_P, distance_P)).tolist():
+        if len(found) == _SHOWN:
+            break
+        probe, nearest = int(probe_P[at]), int(nearest_P[at])
+        one = WrongProbe(
+            image_id=base.ids[probe],
+            label=base.labels[probe] or "",
+            nearest_id=base.ids[nearest],
+            nearest_label=base.labels[nearest] or "",
+            distance=float(distance_P[at]),
+            stranger=stranger,
+        )
+        found.setdefault(base.labels[probe], one)
+    return list(found.values())
 
 
 def _split(code_N: Ints, generator: np.random.Generator) -> tuple[Ints, Ints, Ints]:

@@ -8,7 +8,7 @@ holds the counts at thresholds: exact ones of a list of pairs, or bin edges wher
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,11 @@ class ValAtFar:
     threshold: float | None
     n_false_accepts: int | None
     reason: str = ""
+
+
+def bounded(val: ValAtFar) -> ValAtFar:
+    """The same with no threshold where it is infinite: JSON has no such number."""
+    return replace(val, threshold=None) if val.threshold == np.inf else val
 
 
 def curve_of_pairs(distance_N: NDArray[np.float32], same_N: NDArray[np.bool_]) -> ErrorCurve:

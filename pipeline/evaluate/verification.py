@@ -151,6 +151,7 @@ def verify_all_pairs(
         n_same=curve.n_same,
         n_different=curve.n_different,
         n_missing=0,
+        n_without_label=len(base.ids) - len(labelled),
         missing_ids=(),
         accuracy=None,
         auc=curve.auc(),

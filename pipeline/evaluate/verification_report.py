@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from pipeline.evaluate.error_curve import ValAtFar
+from pipeline.evaluate.error_curve import ValAtFar, bounded
 
 Thresholds = Literal["facenet", "exact"]
 
@@ -46,6 +46,7 @@ class VerificationReport:
         n_different: Of them different.
         n_missing: Listed pairs left out because an image has no vector.
         missing_ids: Some of the ids without a vector.
+        n_without_label: Images that take part in no pair, because nothing says who they show.
         accuracy: Over folds; None for all pairs, which have no folds.
         auc: Area under the curve of VAL against FAR.
         eer: Equal error rate.
@@ -79,11 +80,13 @@ class VerificationReport:
     seed: int
     n_resamples: int
     model_id: str
+    n_without_label: int = 0
     of_videos: bool = False
     snapshot: int | None = None
     digest: str = ""
     software: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """The report as JSON values; the field names are the keys."""
-        return asdict(self)
+        """The report as JSON values; the field names are the keys. A threshold beyond all pairs is null."""
+        val_at_far = {far: asdict(bounded(val)) for far, val in self.val_at_far.items()}
+        return {**asdict(self), "val_at_far": val_at_far}

@@ -5,7 +5,7 @@ mean of all inner products is the inner product of the mean vectors, so a video 
 two videos cost as much as two images. Legend: N frames, V videos, D dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -28,11 +28,7 @@ def videos_of(frames: LabelledVectors, video_N: Sequence[str | None], most: int 
     Raises:
         UsageError: if there is no video, or one whose frames carry two labels.
     """
-    rows_of: dict[str, list[int]] = {}
-    for row in sorted(range(len(frames.ids)), key=frames.ids.__getitem__):
-        name = video_N[row]
-        if name is not None:
-            rows_of.setdefault(name, []).append(row)
+    rows_of = _rows_of(frames.ids, video_N)
     if not rows_of:
         raise UsageError(
             f"none of the {len(frames.ids)} images belongs to a video",
@@ -49,3 +45,18 @@ def videos_of(frames: LabelledVectors, video_N: Sequence[str | None], most: int 
         labels.append(found.pop())
     x_VD = np.stack([frames.x_ND[rows[:most]].mean(axis=0, dtype=np.float64) for rows in rows_of.values()])
     return LabelledVectors(x_ND=x_VD.astype(np.float32), ids=list(rows_of), labels=labels)
+
+
+def first_frames(ids: Sequence[str], video_N: Sequence[str | None]) -> Mapping[str, str]:
+    """The image that stands for each video."""
+    return {name: ids[rows[0]] for name, rows in _rows_of(ids, video_N).items()}
+
+
+def _rows_of(ids: Sequence[str], video_N: Sequence[str | None]) -> Mapping[str, list[int]]:
+    """The rows of each video, in the order of their ids."""
+    rows_of: dict[str, list[int]] = {}
+    for row in sorted(range(len(ids)), key=ids.__getitem__):
+        name = video_N[row]
+        if name is not None:
+            rows_of.setdefault(name, []).append(row)
+    return rows_of

@@ -1,5 +1,7 @@
 """Enrolment by one image each: counted by hand on points on a line, and by what it must say."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,10 @@ def test_tight_identities_are_recognised_and_loose_ones_less_often() -> None:
     assert report.rank_1.low is not None
     assert report.rank_1.high is not None
     assert found.value <= report.rank_1.value
+    named_wrongly = [one for one in report.wrong if not one.stranger]
+    assert named_wrongly
+    assert all(one.label != one.nearest_label for one in report.wrong)
+    assert len({one.label for one in named_wrongly}) == len(named_wrongly) <= 12
     assert report.rank_1.low <= report.rank_1.value <= report.rank_1.high
     # identities far apart and tight are all recognised, and no stranger is taken for one of them
     tight = evaluate_enrolment(people(60, 40, spread=0.01), false_alarm_rates=[0.2], n_resamples=50)
@@ -60,7 +66,10 @@ def test_threshold_lets_in_as_many_strangers_as_stated() -> None:
     assert middle.threshold is not None
     assert strict.threshold < middle.threshold
     assert open_.threshold == np.inf
+    assert '"threshold": null' in json.dumps(report.to_json(), allow_nan=False)
     assert open_.value == report.rank_1.value == 1.0
+    strangers = [(one.label, one.nearest_label, one.stranger) for one in report.wrong]
+    assert strangers == [("x", "a", True), ("y", "b", True), ("z", "c", True)]
     assert strict.value == 1.0  # every mate is nearer than the nearest stranger, 6 degrees away
 
 

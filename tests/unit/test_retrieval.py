@@ -136,6 +136,7 @@ def test_slices_have_the_means_of_their_queries_and_numbers_are_cut_in_quarters(
     report = evaluate_retrieval(LINE, SUBJECT, asked=asked)
     by_value = {one.value: one for one in report.slices if one.column == "colour"}
     assert {value: one.n_queries for value, one in by_value.items()} == {"red": 2, "blue": 3, "(none)": 1}
+    assert EvaluationReport.from_json(json.loads(json.dumps(report.to_json()))) == report
     total = sum(one.n_queries * one.metrics["map"].mean for one in by_value.values())
     assert total / 6 == pytest.approx(report.metrics["map"].macro)
     prices = [*(float(i) for i in range(1, 40)), None]

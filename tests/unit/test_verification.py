@@ -1,5 +1,7 @@
 """Pair lists, all pairs, and what they say when they are wrong."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ from pipeline.evaluate.verification import (
     verify_all_pairs,
     verify_pairs,
 )
-from pipeline.evaluate.videos import videos_of
+from pipeline.evaluate.videos import first_frames, videos_of
 
 SUBJECT = Subject(model_id="m")
 ONE_BLOCK = "2\nann\t1\t2\nbob\t1\t2\nann\t1\tbob\t1\nann\t2\tbob\t2\n"
@@ -126,6 +128,23 @@ def test_all_pairs_agree_with_the_list_of_all_pairs() -> None:
     assert report.to_json()["mode"] == "all_pairs"
 
 
+def test_a_rate_that_lets_everybody_in_has_no_threshold_in_json() -> None:
+    ids, names, x_ND = faces()
+    report = verify_all_pairs(
+        LabelledVectors(x_ND=x_ND, ids=ids, labels=names), SUBJECT, Options(fars=(1.0,))
+    )
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["val_at_far"]["1"]["val"] == 1.0
+
+
+def test_images_without_a_label_are_counted_and_in_no_pair() -> None:
+    ids, names, x_ND = faces()
+    labels = [None if row % 7 == 3 else name for row, name in enumerate(names)]
+    report = verify_all_pairs(LabelledVectors(x_ND=x_ND, ids=ids, labels=labels), SUBJECT)
+    known = len(ids) - report.n_without_label
+    assert report.n_without_label == labels.count(None)
+    assert report.n_pairs == known * (known - 1) // 2
+
+
 def test_nothing_to_verify_is_said() -> None:
     ids, _, x_ND = faces(n_people=3)
     with pytest.raises(UsageError, match="same and different pairs, got 66 and 0"):
@@ -166,6 +185,7 @@ def test_videos_are_as_far_apart_as_their_frames_on_average() -> None:
     videos = videos_of(LabelledVectors(x_ND=x_ND, ids=ids, labels=names), video, most=4)
     assert len(videos.ids) == 24
     rows = {name: [row for row, one in enumerate(video) if one == name][:4] for name in videos.ids}
+    assert first_frames(ids, video)["p03/1"] == ids[31]
     sides = (("p00/0", "p01/0"), ("p00/1", "p05/1"))
     expected = [
         np.mean([((x_ND[i] - x_ND[j]) ** 2).sum() for i in rows[left] for j in rows[right]])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pipeline.evaluate.enrolment import EnrolmentReport, Rate
+from pipeline.evaluate.enrolment import EnrolmentReport, Rate, WrongProbe
 from pipeline.evaluate.error_curve import MIN_FALSE_ACCEPTS
 from pipeline.evaluate.report.document import (
     Axis,
@@ -10,7 +10,10 @@ from pipeline.evaluate.report.document import (
     Document,
     Fact,
     Finding,
+    Gallery,
     Mark,
+    Picture,
+    PictureRow,
     Plot,
     Point,
     Section,
@@ -33,7 +36,9 @@ def enrolment_document(
         f"other images of theirs, {count(report.n_unknown)} images of strangers",
         verdict=_rank_1(report.rank_1),
         findings=tuple(_detection(rate, found) for rate, found in report.detection_rate.items()),
-        sections=tuple(section for section in (_rates(report), _curve(report)) if section is not None),
+        sections=tuple(
+            section for section in (_rates(report), _curve(report), _wrong(report)) if section is not None
+        ),
         methods=(
             *_methods(report),
             bootstrap("the share of images, over identities", report.n_resamples, report.seed),
@@ -102,6 +107,45 @@ def _curve(report: EnrolmentReport) -> Section | None:
         series=(Series(name="detection rate", points=tuple(ordered)),),
     )
     return Section(title="The curve", blocks=(plot,))
+
+
+def _wrong(report: EnrolmentReport) -> Section | None:
+    kinds = (
+        (
+            False,
+            "Named wrongly",
+            "Somebody who is enrolled, nearest to another: wrong labels stand here first.",
+        ),
+        (True, "Strangers like somebody", "Nobody they are is enrolled: the false alarms that come first."),
+    )
+    galleries = tuple(
+        Gallery(title=title, note=note, rows=tuple(map(_probe, probes)))
+        for stranger, title, note in kinds
+        if (probes := [one for one in report.wrong if one.stranger == stranger])
+    )
+    if not galleries:
+        return None
+    return Section(
+        title="The nearest wrong ones",
+        note="Left who was asked for, right whose enrolled image is nearest; one for each identity.",
+        blocks=galleries,
+        side_by_side=True,
+    )
+
+
+def _probe(one: WrongProbe) -> PictureRow:
+    return PictureRow(
+        text=f"Squared distance {one.distance:.3f}.",
+        pictures=(
+            Picture(image_id=one.image_id, alt=f"Asked: {one.image_id}, {one.label}", caption=one.label),
+            Picture(
+                image_id=one.nearest_id,
+                alt=f"Nearest: {one.nearest_id}, {one.nearest_label}",
+                mark=Mark.BAD,
+                caption=one.nearest_label,
+            ),
+        ),
+    )
 
 
 def _methods(report: EnrolmentReport) -> tuple[Fact, ...]:

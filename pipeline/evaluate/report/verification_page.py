@@ -1,5 +1,7 @@
 """The page of `evaluate verification`: how well distance tells same from different, and what it misjudges."""
 
+from collections.abc import Mapping
+
 from pipeline.evaluate.error_curve import MIN_FALSE_ACCEPTS, ValAtFar
 from pipeline.evaluate.report.document import (
     Axis,
@@ -25,11 +27,13 @@ from pipeline.evaluate.report.words import count, percent, short
 from pipeline.evaluate.verification_report import FoldAccuracy, VerificationReport, WrongPair
 
 
-def verification_document(report: VerificationReport) -> Document:
-    """The report of a verification."""
+def verification_document(
+    report: VerificationReport, first_frames: Mapping[str, str] | None = None
+) -> Document:
+    """The report of a verification; ``first_frames`` are the images that stand for videos."""
     verdict, *findings = _findings(report)
     number = "vectors outside a store" if report.snapshot is None else f"snapshot {report.snapshot}"
-    sections = (_curve(report), _rates(report), _folds(report.accuracy), _wrong(report))
+    sections = (_curve(report), _rates(report), _folds(report.accuracy), _wrong(report, first_frames or {}))
     return Document(
         kind="verification",
         title=number,
@@ -69,6 +73,9 @@ def _findings(report: VerificationReport) -> list[Finding]:
             f"Nothing is said of a false accept rate of {', '.join(hidden)}: the different pairs are too few."
         )
         found.append(Finding(mark=Mark.NOTE, text=said))
+    if report.n_without_label:
+        text = f"{count(report.n_without_label)} pictures take part in no pair: they have no label."
+        found.append(Finding(mark=Mark.NOTE, text=text))
     if report.n_missing:
         examples = ", ".join(short(image_id, 64) for image_id in report.missing_ids[:3])
         listed = f"{count(report.n_missing)} of {count(report.n_pairs + report.n_missing)} listed pairs"
@@ -161,7 +168,7 @@ def _folds(accuracy: FoldAccuracy | None) -> Section | None:
     )
 
 
-def _wrong(report: VerificationReport) -> Section | None:
+def _wrong(report: VerificationReport, first_frames: Mapping[str, str]) -> Section | None:
     kinds = (
         (
             True,
@@ -171,33 +178,34 @@ def _wrong(report: VerificationReport) -> Section | None:
         (False, "Different, but near", "Taken for the same. Look here for one thing under two names."),
     )
     galleries = tuple(
-        Gallery(title=title, note=note, rows=tuple(map(_pair, pairs)))
+        Gallery(title=title, note=note, rows=tuple(_pair(pair, first_frames) for pair in pairs))
         for same, title, note in kinds
         if (pairs := [pair for pair in report.wrong if pair.same == same])
     )
     if not galleries:
         return None
+    where = "of their fold" if report.mode == "pairs" else "of the equal error rate, one for each two labels"
     return Section(
         title="The misjudged pairs",
-        note="Those farthest on the wrong side of the threshold"
-        + (
-            " of their fold."
-            if report.mode == "pairs"
-            else " of the equal error rate, one for each two labels."
-        ),
+        note=f"Those farthest on the wrong side of the threshold {where}.",
         blocks=galleries,
         side_by_side=True,
     )
 
 
-def _pair(pair: WrongPair) -> PictureRow:
+def _pair(pair: WrongPair, first_frames: Mapping[str, str]) -> PictureRow:
     kind = "same" if pair.same else "different"
     below = "not below" if pair.same else "below"
     return PictureRow(
         text=f"Squared distance {pair.distance:.3f}, {below} {pair.threshold:.3f}.",
         pictures=tuple(
-            Picture(image_id=image_id, alt=f"{image_id}, of a {kind} pair", mark=Mark.BAD, caption=image_id)
-            for image_id in (pair.left, pair.right)
+            Picture(
+                image_id=first_frames.get(name, name),
+                alt=f"{name}, of a {kind} pair",
+                mark=Mark.BAD,
+                caption=name,
+            )
+            for name in (pair.left, pair.right)
         ),
     )
 
