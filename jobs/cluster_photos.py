@@ -66,7 +66,11 @@ def command(
     if not near_duplicates and (radius is not None or by is not None):
         raise UsageError("--radius and --by are about near duplicates", fix="add --near-duplicates")
     how = _linkage(linkage)
+    if not 0 < far < 1:
+        raise UsageError(f"a false accept rate is above 0 and below 1, got {far:g}")
     snapshot = find_place(store, collection, config).snapshot(sequence)
+    if snapshot.content.live_rows == 0:
+        raise UsageError("the snapshot is empty: there is nothing to put together")
     if near_duplicates:
         grouping = census(snapshot, radius, by)
     else:

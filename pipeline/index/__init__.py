@@ -22,6 +22,7 @@
 - ``probes``     which lists a query looks into
 - ``hamming``    first stage, by ``kernel`` (compiled, extra ``kernel``) or ``plain`` (Faiss and numpy)
 - ``exact``      exact distances, and brute force search
+- ``near_duplicates``  groups of rows whose codes are nearly equal
 - ``rough``      where there are 8-bit vectors: which candidates go on to the second stage
 - ``rank``       second stage, by ``kernel`` or numpy
 - ``sieve``      both stages for a batch of queries

@@ -1,5 +1,6 @@
 """The learned expansion: untrained it is alpha-weighted, trained it is better; other files are refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pipeline.train.expansion import (
 from tests.support.index_shards import unit_rows
 from tests.support.models import pool_model
 from tests.support.nights import Collection
-from tests.support.tiny_catalogs import jpeg, write_folder
+from tests.support.tiny_catalogs import jpeg, write_parquet
 
 SMALL = ExpansionSettings(n=12, width=32, heads=4, layers=1, epochs=12, batch=32, learning_rate=3e-3)
 CARD = ExpansionCard(
@@ -105,10 +106,37 @@ def test_model_of_images_is_no_expansion() -> None:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """28 products with two photos each."""
     made = Collection(tmp_path_factory.mktemp("expansion"))
-    write_folder(made.source, {f"p{n % 3}/{n}.jpg": jpeg(n) for n in range(12)})
-    made.night(label="@folder")
+    numbers = [n for product in range(28) for n in (product, 100 + product)]
+    columns = {
+        "image_id": [f"i{n:03d}" for n in numbers],
+        "image": [jpeg(n) for n in numbers],
+        "product": [f"p{n % 100}" for n in numbers],
+    }
+    write_parquet(made.source / "shop.parquet", columns)
+    made.night(label="product")
     return made
+
+
+def test_command_trains_for_the_collection_and_search_takes_its_file(
+    shop: Collection, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> dict[str, Any]:
+        assert run([*arguments, "--store", str(shop.folder / "store"), "--json"]) == 0
+        found: dict[str, Any] = json.loads(capfd.readouterr()[0])
+        return found
+
+    out = tmp_path / "expansion.onnx"
+    made = said("train-expansion", "-o", str(out), "--neighbours", "4", "--epochs", "0")
+    assert (made["best_epoch"], len(made["map_by_epoch"])) == (0, 1)
+    assert (made["card"]["label"], made["card"]["n_identities"]) == ("product", 12)
+    (tmp_path / "q.jpg").write_bytes(jpeg(3))
+    learned, alpha = (
+        said("search", str(tmp_path / "q.jpg"), "-k", "50", "--rerank", rerank)["results"]
+        for rerank in (f"lattqe:model={out}", "alpha-qe:n=4,alpha=3")
+    )
+    assert learned == alpha
 
 
 @pytest.mark.parametrize(

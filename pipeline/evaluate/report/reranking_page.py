@@ -67,7 +67,7 @@ def _finding(row: Mapping[str, Any]) -> Finding:
         mark=Mark.GOOD if helps else Mark.BAD,
         text=f"{row['name']} {said}: mean average precision {_gain(row['map_gain'])}, "
         f"success at 1 {_gain(row['success@1_gain'])}.",
-        detail="" if row["validation_gain"] > 0 else "It was no gain on the validation half either.",
+        detail="" if helps or row["validation_gain"] > 0 else "It was no gain on the validation half either.",
     )
 
 
