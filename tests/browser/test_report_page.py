@@ -122,7 +122,7 @@ def test_pages_fit_every_screen_and_can_be_read_in_both_colour_schemes(folder: P
         assert one["worst"]["ratio"] >= 4.5, one
         assert one["n_unnamed"] == 0, one
         assert one["n_pictures"] > 0, one
-        assert one["smallest_px"] >= 9.5, one
+        assert one["smallest_px"] is None or one["smallest_px"] >= 9.5, one  # of texts in drawings
         dark = sum(int(part) for part in re.findall(r"\d+", one["paper"])) < 200
         assert dark == (one["scheme"] == "dark"), one
 

@@ -13,6 +13,7 @@ from pipeline.evaluate.paired import (
     Verdict,
 )
 from pipeline.evaluate.report.document import (
+    Axis,
     Document,
     Fact,
     Facts,
@@ -22,7 +23,10 @@ from pipeline.evaluate.report.document import (
     Named,
     Picture,
     PictureRow,
+    Plot,
+    Point,
     Section,
+    Series,
     Table,
 )
 from pipeline.evaluate.report.methods import TWO_SIDED, provenance
@@ -196,8 +200,31 @@ def _thresholds(found: Comparison) -> Section:
     return Section(
         title="Thresholds on the distance",
         note="Who accepts pairs below a squared distance has to change the number with the vectors.",
-        blocks=(Table(columns=columns, rows=rows),),
+        blocks=(*_vals(found), Table(columns=columns, rows=rows)),
     )
+
+
+def _vals(found: Comparison) -> tuple[Plot, ...]:
+    """VAL of old and new at the false accept rates that the pairs can show."""
+    shown = [one for one in found.thresholds if one.old_val is not None and one.new_val is not None]
+    if not shown:
+        return ()
+    sides = {
+        "old": [(one.far, one.old_val or 0.0) for one in shown],
+        "new": [(one.far, one.new_val or 0.0) for one in shown],
+    }
+    ends = ", ".join(f"{name} {values[-1][1]:.3f}" for name, values in sides.items())
+    plot = Plot(
+        title="Accepted same pairs at false accept rates",
+        alt=f"VAL at a FAR of {shown[-1].far:g}: {ends}.",
+        x=Axis(title="FAR, share of different pairs", scale="log"),
+        y=Axis(title="VAL, share of same pairs", high=1.0),
+        series=tuple(
+            Series(name=name, points=tuple(Point(x=far, y=val) for far, val in values[::-1]))
+            for name, values in sides.items()
+        ),
+    )
+    return (plot,)
 
 
 def _changes(found: Comparison) -> Section | None:
