@@ -20,7 +20,7 @@ from pipeline.config import IndexConfig
 from pipeline.errors import DataCorrupt
 from pipeline.fingerprint import digest
 from pipeline.index.balance import Drift, bit_balance, mean_shift
-from pipeline.index.calibrate import CalibrationSettings, calibrate
+from pipeline.index.calibrate import CalibrationSettings, calibrate, n_steps
 from pipeline.index.calibration import Calibration
 from pipeline.index.carry import Known, carried
 from pipeline.index.encoder import Encoder
@@ -57,15 +57,17 @@ def calibrate_stage(
 ) -> Calibration:
     """The operating point of ``refs``: ``point``, the parent's, where it holds, or a new one."""
     shards = open_shards(run.store, refs, encoder, dead, run.cache)
-    run.progress.stage("calibrate", 1, "index")
+    settings = calibration_settings(run.config.index)
+    steps = n_steps(settings)
+    run.progress.stage("calibrate", steps, "steps")
     why = _why_anew(run.config.index, point, drift)
     held = None
     if point is not None and not why:
         truth = partial(_neighbours, run.cache, encoder, [ref.key for ref in refs])
         held = kept(point, encoder, shards, truth)
         why = "" if held is not None else _RECALL_FELL
-    calibration = held or calibrate(encoder, shards, calibration_settings(run.config.index))
-    run.progress.advance(1)
+    calibration = held or calibrate(encoder, shards, settings, advance=run.progress.advance)
+    run.progress.advance(steps)
     run.events.record(
         "calibrated",
         bits=encoder.bits,

@@ -101,6 +101,8 @@ def _overlap(result: Mapping[str, Any]) -> list[str]:
             cores = one["ratio_to_what_the_cores_allow"]
             lines.append(f"{name}: {shown} of the slowest stage alone ({rates} images/s)")
             lines += [] if cores is None else [f"  {cores:.3f} of what the cores allow"]
+            needed = one["processor_time_needed"]
+            lines += [] if needed is None else [f"  {needed:.3f} of the processor time is the stages' alone"]
     if "skipped" in delayed:
         lines.append(f"latency: skipped, {delayed['skipped']}")
     return lines

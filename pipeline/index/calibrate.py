@@ -17,8 +17,9 @@ Under 1,000 live rows nothing is measured: search is exact there and its recall 
 20,000 rows where the catalog has too few rows outside the fit sample to prove the target.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -48,6 +49,8 @@ _ALL_BUT_A_COPY = 1e-3
 """Squared distance, a cosine of .9995."""
 _GROWTH = 1.1
 _MOST_PROBES = 4
+_Step = Callable[[], None]
+Advance = Callable[[int], None]  # steps done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,7 @@ def calibrate(
     *,
     queries: VectorArray | None = None,
     threads: int | None = None,
+    advance: Advance | None = None,
 ) -> Calibration:
     """Calibrates a candidate snapshot. Deterministic; rows in other shards, or more threads, change nothing.
 
@@ -88,6 +92,7 @@ def calibrate(
         queries: unit vectors of real queries instead of catalog rows. Every second one calibrates, the others
             verify; none of them is taken for a row of the catalog.
         threads: of the Hamming scans.
+        advance: called after each of ``n_steps``: the choice, then each k and each filter that is measured.
     """
     settings = settings or CalibrationSettings()
     n_live = sum(shard.n_live for shard in shards)
@@ -117,11 +122,23 @@ def calibrate(
     )
     choose = choose_flat if draft.form == "flat" else choose_lists
     bootstrap = Bootstrap(len(calibration), draft.seed)
+    step = _stepping(advance)
     chosen = choose(asked, encoder, shards, calibration, bootstrap, threads=threads)
+    step()
     draft = replace(draft, candidates=chosen.candidates, probes=chosen.probes, curve=chosen.curve)
     check_self_queries(Searcher(encoder, shards, draft, threads=threads), draft.budget)
-    draft = _publish(draft, encoder, shards, verification, threads)
-    return replace(draft, filtered=_filtered(draft, encoder, shards, keys, verification, threads))
+    draft = _publish(draft, encoder, shards, verification, threads, step)
+    return replace(draft, filtered=_filtered(draft, encoder, shards, keys, verification, threads, step))
+
+
+def n_steps(settings: CalibrationSettings) -> int:
+    """How many steps ``calibrate`` takes where it measures at all."""
+    return 1 + len(_ks(settings.k)) + len(SELECTIVITIES)
+
+
+def _stepping(advance: Advance | None) -> _Step:
+    done = count(1)
+    return lambda: advance(next(done)) if advance is not None else None
 
 
 def check_self_queries(searcher: Searcher, budget: int) -> None:
@@ -202,7 +219,12 @@ def _unmeasured(draft: Calibration, encoder: Encoder) -> Calibration:
 
 
 def _publish(
-    draft: Calibration, encoder: Encoder, shards: Sequence[IndexShard], queries: QuerySet, threads: int | None
+    draft: Calibration,
+    encoder: Encoder,
+    shards: Sequence[IndexShard],
+    queries: QuerySet,
+    threads: int | None,
+    step: _Step,
 ) -> Calibration:
     """Measures the recall of the real search on queries that chose nothing; grows its cost until it suffices.
 
@@ -228,6 +250,7 @@ def _publish(
             candidates[k] = max(candidates[k], min(limit, int(candidates[k] * _GROWTH) + 1))
             if probes:
                 probes[k] = max(probes[k], min(most, int(probes[k] * _GROWTH) + 1))
+        step()
     met = found[draft.k].low >= draft.target
     return replace(
         draft,
@@ -247,6 +270,7 @@ def _filtered(
     keys: Sequence[KeyArray],
     queries: QuerySet,
     threads: int | None,
+    step: _Step,
 ) -> tuple[FilteredPoint, ...]:
     """C and recall at k where a filter leaves a random share of the rows, through the real search.
 
@@ -261,6 +285,7 @@ def _filtered(
         n_left = sum(shard.n_live for shard in fewer)
         if n_left <= GATHERED_ROWS:
             found.append(FilteredPoint(share=share, candidates=None, recall=_ALL_FOUND))
+            step()
             continue
         nearby = nearest(fewer, queries.xq_QD, point.k, excluded_QE=queries.excluded_QE)
         bound = nearby.distance_QK[:, point.k - 1]
@@ -271,6 +296,7 @@ def _filtered(
                 break
             n = min(2 * n, _limit(point, point.k))
         found.append(FilteredPoint(share=share, candidates=n, recall=recall))
+        step()
     return tuple(found)
 
 

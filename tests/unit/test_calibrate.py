@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import DataCorrupt, UsageError
 from pipeline.index.arrays import Float32Array
 from pipeline.index.bootstrap import Bootstrap, queries_needed
-from pipeline.index.calibrate import CalibrationSettings, calibrate, default_budget
+from pipeline.index.calibrate import CalibrationSettings, calibrate, default_budget, n_steps
 from pipeline.index.calibration import Calibration
 from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.order import places_of
@@ -44,6 +44,14 @@ def test_calibrated_candidates_reach_the_target_on_every_row(tmp_path: Path) -> 
     assert np.mean(overlap) >= 0.99
     published = calibration.ann_recall[10]
     assert 0.99 <= published.low <= published.mean <= published.high <= 1
+
+
+def test_calibration_tells_every_step_once(tmp_path: Path) -> None:
+    encoder = _fit(X_ND, 256)
+    settings = CalibrationSettings(k=5)
+    told: list[int] = []
+    calibrate(encoder, [open_shard(tmp_path, IDS, X_ND, encoder)], settings, advance=told.append)
+    assert told == list(range(1, n_steps(settings) + 1))
 
 
 def test_calibration_is_the_same_for_any_sharding_and_threads(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The embed stage of a run: what it counts, in which order it hands out work, which stage limits it."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from jobs.limits import limit_in_words, limited_by, shares
+from jobs.reindex_command import in_words
 from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, METRICS, STAGE_SECONDS, TASKS
 from tests.support.nights import Collection
 from tests.support.pictures import jpeg
@@ -42,6 +44,20 @@ def test_embedding_every_image_byte_and_second_is_measured_once(shop: Collection
     assert sum(limits.values()) == 1
     assert limits[max(limits, key=lambda stage: spent[stage])] == 1
     assert {key[0] for key in measured} <= {metric.name for metric in METRICS}
+
+
+def test_night_says_what_a_worker_may_hold_and_in_the_end_what_limited_them(
+    shop: Collection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night = shop.night(embed={"memory_budget": 96 << 20})
+    assert shop.run is not None
+    assert "embed: each worker may hold 96 MiB beside its model" in capsys.readouterr().err
+    (said,) = [line for line in in_words(shop.run, night).splitlines() if line.startswith("embedded ")]
+    stages = "|".join(["waiting for the source", *shop.run.embed_seconds])
+    limit = rf"limited by ({stages}): \d\.\d of 1 workers \((({stages}) \d+ %(, )?)+ of their time\)"
+    assert re.fullmatch(rf"embedded \d+ images/s, {limit}", said)
+    shop.night(embed={"memory_budget": 96 << 20})
+    assert capsys.readouterr().err == ""  # every shard has its receipt
 
 
 def test_embedding_images_of_a_shard_set_aside_are_measured_as_such(shop: Collection) -> None:
