@@ -184,9 +184,9 @@ class Crew(Generic[Task, Result]):
             kill(actor)
             unschedulable = isinstance(exc, ray.exceptions.ActorUnschedulableError)
             if unschedulable or self._starts_left <= 0:
-                raise WorkerError(
-                    f"a worker did not start: {first_line(exc)}", fix="check --workers and the cluster"
-                ) from exc
+                no_memory = isinstance(exc, ray.exceptions.OutOfMemoryError)
+                fix = "fewer --workers, or more memory" if no_memory else "check --workers and the cluster"
+                raise WorkerError(f"a worker did not start: {first_line(exc)}", fix=fix) from exc
             _LOG.warning("event=actor_start_failed reason=%r", first_line(exc))
             self._hire()
             return

@@ -32,12 +32,13 @@ N_POINTS = 10 if SOAK else 1
 N_NOTICES = 4 if SOAK else 1
 N_IMAGES = 600
 SHARD_IMAGES = 10
+HASTY = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # a minute, if nobody says otherwise
 
 
 @pytest.fixture(scope="module")
 def cluster(mark: str) -> Iterator[RayNodes]:
-    """Three nodes of one CPU each."""
-    with ray_nodes(1, 1, 1) as nodes:
+    """A head and two nodes of one CPU each; the tests use them up in order, and the last one the head."""
+    with ray_nodes(0, 1, 1, every=HASTY) as nodes:
         yield nodes
 
 
@@ -157,35 +158,49 @@ with RayPool(ClusterOptions(address=sys.argv[1], n_workers=1)) as pool:
 
 
 def test_task_whose_node_is_taken_away_with_notice_is_done_elsewhere_however_often_that_happens(
-    mark: str, tmp_path: Path
+    cluster: RayNodes, tmp_path: Path
 ) -> None:
     task = Task("long", tmp_path)
-    with ray_nodes(0, 1) as cluster:
-        program = [sys.executable, "-c", _PREEMPTED, cluster.address, str(tmp_path)]
-        environment = {**os.environ, **cluster.secret}
-        with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True) as driver:
-            for number in range(1, N_NOTICES + 1):
-                wait_until(lambda: task.attempts() == number)  # noqa: B023 - called at once
-                node = cluster.nodes[-1]
-                cluster.give_notice(node, 0.2)
-                cluster.add(1)
-                time.sleep(0.3)
-                node.signal(signal.SIGKILL)
-            wait_until(lambda: task.attempts() == N_NOTICES + 1)
-            (tmp_path / "go").touch()
-            stdout, _ = driver.communicate()
+    program = [sys.executable, "-c", _PREEMPTED, cluster.address, str(tmp_path)]
+    environment = {**os.environ, **cluster.secret}
+    with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        for number in range(1, N_NOTICES + 1):
+            wait_until(lambda: task.attempts() == number)  # noqa: B023 - called at once
+            node = cluster.nodes[-1]
+            cluster.give_notice(node, 0.2)
+            cluster.add(1)
+            time.sleep(0.3)
+            node.signal(signal.SIGKILL)
+        wait_until(lambda: task.attempts() == N_NOTICES + 1)
+        (tmp_path / "go").touch()
+        stdout, _ = driver.communicate()
     assert stdout.split() == ["Done", str(N_NOTICES + 1)]
 
 
+def test_run_whose_workers_get_no_memory_ends_soon_and_blames_no_image(
+    command: Command, tmp_path: Path
+) -> None:
+    """Ray's memory monitor ends every worker that is started: what a node lacks is no image's fault."""
+    write_folder(tmp_path / "source", {"1.jpg": jpeg(1)})
+    (tmp_path / "model.onnx").write_bytes(pool_model())
+    poor = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "20"}
+    said = command.with_environment(**poor).run(
+        "reindex", tmp_path / "source", "--store", tmp_path / "store",
+        "--model", tmp_path / "model.onnx", "--json",
+    )  # fmt: skip
+    error = said.json["error"]
+    assert (said.code, error["kind"]) == (1, "worker"), said.stderr
+    assert "memory" in error["fix"]
+    state = folder_state(tmp_path / "store")
+    assert [key for key in state if key.startswith(("receipts/", "rejects/", "collections/"))] == []
+    assert Collection(tmp_path).night().manifest.coverage.embedded == 1
+
+
 def test_run_whose_cluster_loses_its_head_fails_and_goes_on_elsewhere(
-    shop: Shop, command: Command, tmp_path: Path
+    cluster: RayNodes, shop: Shop, command: Command, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    hasty = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3"}  # a minute, if nobody says otherwise
-    with (
-        ray_nodes(1, 1, every=hasty) as cluster,
-        command.with_environment(**cluster.driver, **hasty).start(*shop.reindex(store)) as driver,
-    ):
+    with command.with_environment(**cluster.driver, **HASTY).start(*shop.reindex(store)) as driver:
         wait_until(lambda: len(receipts(store)) >= 3)
         cluster.kill_head()
         begun_s = time.monotonic()
