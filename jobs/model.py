@@ -22,6 +22,7 @@ from pipeline.model.file import (
     wrap_model,
 )
 from pipeline.model.graph import GraphFacts, TensorFacts
+from pipeline.model.presets import Preset, preset_input
 from pipeline.model.probe import probe_in_child
 from pipeline.values import Preprocess
 
@@ -131,6 +132,41 @@ def wrap(
             "license": license_,
             "output": chosen.name,
             "train_data": train_data,
+        }
+    )
+    result = _wrap_and_write(data, card, spec, out)
+    print_result(result, _wrapped_in_words(result), as_json=as_json)
+
+
+@app.command(
+    "import", epilog="Example: bitsieve model import w600k.onnx -o faces.onnx --preset arcface --license L"
+)
+def import_(
+    src: Annotated[Path, typer.Argument(help="An ONNX file.", metavar="SRC")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the wrapped file.")],
+    preset: Annotated[Preset, typer.Option(help="The family it is of.")],
+    license_: Annotated[str, typer.Option("--license", help="Licence of the weights; never guessed.")],
+    name: Annotated[str | None, typer.Option(help="What people call the model; the file's name.")] = None,
+    size: Annotated[str | None, typer.Option(help="S or HEIGHTxWIDTH, where the file does not say.")] = None,
+    output: Annotated[str | None, typer.Option(help="Which output, where there are several.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Vector length, where the file does not say.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Write a copy of a well-known kind of ONNX model with the preprocessing of its family, and try it."""
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already", "choose another -o, or add --force")
+    data = _read(src)
+    spec = preset_input(data, str(src), preset, None if size is None else _size(size))
+    chosen = choose_output(inspect_graph(data, str(src)), output, str(src))
+    card = card_from_values(
+        {
+            "name": name or src.stem,
+            "dim": _dim(data, chosen, dim, str(src)),
+            "normalised": False,
+            "license": license_,
+            "output": chosen.name,
         }
     )
     result = _wrap_and_write(data, card, spec, out)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pipeline.train.loop import Data
 
 EXAMPLE = "Example: bitsieve train photos/ --store models/ --label product --model onnx:trunk.onnx"
-_COLLAPSED_BELOW = 0.1
 _SHOWN = ("steps", "stopped", "best_step", "untrained", "validation", "last")
 
 
@@ -113,6 +112,7 @@ def train(run: Run, label: str) -> dict[str, Any]:
     """Trains on the run's source; the result, as JSON values."""
     from pipeline.train.job import save_trunk
     from pipeline.train.results import training_result
+    from pipeline.train.validate import COLLAPSED_BELOW
 
     started = time.monotonic()
     prepare_store(run.store, single_writer=run.config.single_writer)
@@ -132,7 +132,7 @@ def train(run: Run, label: str) -> dict[str, Any]:
             job.examples(packed, lambda _what, done, _total: run.progress.advance(done))
             save_trunk(job)
         result = _on_ray(run, job)
-    if result["last"]["mean_distance"] < _COLLAPSED_BELOW:
+    if result["last"]["mean_distance"] < COLLAPSED_BELOW:
         apart = f"two images are {result['last']['mean_distance']:.3f} apart on average"
         warnings.append(
             f"the network has collapsed: {apart}; lower train.learning_rate, or choose another miner or loss"

@@ -13,6 +13,7 @@ import typer
 from jobs.bench import measures as measures_bench
 from jobs.bench import plan as plan_bench
 from jobs.bench import reindex as reindex_bench
+from jobs.bench import train as train_bench
 from jobs.bench.contest import Contest, run_contest
 from jobs.bench.crash import crash
 from jobs.bench.goals import judged
@@ -32,6 +33,7 @@ from pipeline.errors import UsageError
 app = typer.Typer(help="Benchmarks: side by side on this machine, as ratios.", no_args_is_help=True)
 app.command("index", epilog=index_command.EXAMPLE)(index_command.index)
 app.command("reindex", epilog=reindex_bench.EXAMPLE)(reindex_bench.command)
+app.command("train", epilog=train_bench.EXAMPLE)(train_bench.command)
 app.command("plan", epilog=plan_bench.EXAMPLE)(plan_bench.command)
 app.command("metrics", epilog=measures_bench.EXAMPLE)(measures_bench.command)
 
