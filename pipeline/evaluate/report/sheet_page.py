@@ -31,7 +31,8 @@ def sheet_document(sheet: Sequence[SheetRow]) -> Document:
         methods=(
             Fact(
                 term="Blind",
-                text="Queries are shuffled and sides are drawn for each by a seed; the key that tells which side "
+                text="Queries are shuffled and sides are drawn for each by a seed; the key that tells "
+                "which side "
                 "is which is not part of the sheet.",
             ),
         ),
