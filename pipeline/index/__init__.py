@@ -15,6 +15,7 @@
 - ``balance``    whether an encoder still suits the rows
 - ``int8``       vectors rounded to 8 bits
 - ``mapped``     files that are written in any order of rows
+- ``parts``      embedding parts as the build reads them
 - ``build``      embedding parts to the files of one index shard
 - ``shard``      those files, mapped and checked
 - ``order``      (distance, image id): the one order every stage uses, so that sharding never shows

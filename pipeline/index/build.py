@@ -2,6 +2,7 @@
 
 1. Read the ids of all parts; sort rows by (image id in UTF-8 bytes, part, row).
 2. In lists form, stream the embeddings once to find every row's list, and sort rows by (list, rank of id).
+   A small shard's are kept, to be read and checked once.
 3. Stream the embeddings by bounded batches; check each; put vector and code where the row belongs, in mapped
    files whose pages are given up whenever they could be half a GiB.
 
@@ -10,30 +11,28 @@ give the same bytes. Codes and lists are made from the vectors *as stored* (floa
 that anybody can encode a stored vector and find its code.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.errors import DataCorrupt
-from pipeline.index.arrays import Float32Array, FloatArray, IntArray, VectorArray
+from pipeline.index.arrays import Float32Array, FloatArray, IntArray
 from pipeline.index.balance import bit_balance, count_ones
 from pipeline.index.encoder import Encoder
 from pipeline.index.int8 import to_int8
 from pipeline.index.lists import assign_lists, list_imbalance
 from pipeline.index.mapped import MappedArray, create_array, faiss_header, npy_header
+from pipeline.index.parts import Batch, batches, batches_twice, ids_of
 from pipeline.index.shard import ROWS_SCHEMA, ShardFile
 
 VectorDtype: TypeAlias = Literal["float32", "float16", "int8"]
 """``int8`` is float16 with rough int8 vectors beside it."""
-NORM_TOLERANCE = 1e-3
-_BATCH_ROWS = 16_384
 _PAGE_BYTES = 4_096
 _RESIDENT_BYTES = 1 << 29
 """Pages of the files that may be resident before they are given up: rows are written in random order."""
@@ -103,10 +102,13 @@ def build_index_shard(
         DataCorrupt: a part is not such a file, or a row is not a finite vector of length 1 within 1e-3.
     """
     rows = _sorted_rows(parts)
+    dtype = np.dtype("float16" if vector_dtype == "int8" else vector_dtype)
+    read: Callable[[], Iterator[Batch]] = partial(batches, parts, encoder.d, dtype)
     path_of = {name: folder / file for name, file in _FILE_NAMES.items()}
     offsets_L = None
     if encoder.centroids_LD is not None:
-        rows, offsets_L = _in_lists(rows, parts, encoder, vector_dtype)
+        read = batches_twice(parts, encoder.d, dtype, len(rows))
+        rows, offsets_L = _in_lists(rows, len(parts), read(), encoder.centroids_LD)
         np.save(path_of["offsets"], offsets_L)
         np.save(path_of["order"], rows["rank"].to_numpy())
         rows = rows.drop_columns("rank")
@@ -116,7 +118,7 @@ def build_index_shard(
     with ExitStack() as files:
         arrays = _create(files, path_of, len(rows), encoder, vector_dtype)
         written_bytes = sum(array.array.nbytes for array in arrays.values())
-        for number, first_row, stored_ND in _stored(parts, encoder.d, vector_dtype):
+        for number, first_row, stored_ND in read():
             target_N = target_of[number][first_row : first_row + len(stored_ND)]
             codes_NW = encoder.encode(stored_ND)
             arrays["vectors"].array[target_N] = stored_ND
@@ -150,18 +152,17 @@ def build_index_shard(
 
 
 def _in_lists(
-    rows: "pa.Table", parts: Sequence[Path], encoder: Encoder, vector_dtype: VectorDtype
+    rows: "pa.Table", n_parts: int, batches: Iterator[Batch], centroids_LD: Float32Array
 ) -> tuple["pa.Table", IntArray]:
     """The rows by (list, rank), with their ranks as one more column, and where each list begins."""
-    assert encoder.centroids_LD is not None  # noqa: S101 (for the type checker)
-    rank_of = _targets(rows, len(parts))
+    rank_of = _targets(rows, n_parts)
     list_N = np.empty(len(rows), dtype=np.int32)
-    for number, first_row, stored_ND in _stored(parts, encoder.d, vector_dtype):
+    for number, first_row, stored_ND in batches:
         rank_N = rank_of[number][first_row : first_row + len(stored_ND)]
-        list_N[rank_N] = assign_lists(stored_ND, encoder.centroids_LD)
+        list_N[rank_N] = assign_lists(stored_ND, centroids_LD)
     rank_N = np.argsort(list_N, kind="stable").astype(np.int32)
-    offsets_L = np.zeros(len(encoder.centroids_LD) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(list_N, minlength=len(encoder.centroids_LD)), out=offsets_L[1:])
+    offsets_L = np.zeros(len(centroids_LD) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(list_N, minlength=len(centroids_LD)), out=offsets_L[1:])
     return rows.append_column("rank", pa.array(np.arange(len(rows), dtype=np.int32))).take(
         pa.array(rank_N)
     ).combine_chunks(), offsets_L
@@ -171,9 +172,7 @@ def _sorted_rows(parts: Sequence[Path]) -> "pa.Table":
     """The rows table of the shard, one chunk per column, sorted by (image_id, part, row)."""
     tables = [ROWS_SCHEMA.empty_table()]
     for number, part in enumerate(parts):
-        ids = _column(part, "image_id")
-        if ids.null_count:
-            raise DataCorrupt(f"{part}: {ids.null_count} rows have no image_id")
+        ids = ids_of(part)
         row = pa.array(np.arange(len(ids), dtype=np.int32))
         columns = [ids, pa.array(np.full(len(ids), number, dtype=np.int32)), row]
         tables.append(pa.table(columns, schema=ROWS_SCHEMA))
@@ -181,23 +180,6 @@ def _sorted_rows(parts: Sequence[Path]) -> "pa.Table":
     return rows.take(
         pc.sort_indices(rows, [(name, "ascending") for name in ROWS_SCHEMA.names])
     ).combine_chunks()
-
-
-def _column(part: Path, name: str) -> "pa.ChunkedArray":
-    with _open(part) as file:
-        if name not in file.schema_arrow.names:
-            raise DataCorrupt(f"{part} has no column {name}, only {file.schema_arrow.names}")
-        try:
-            return file.read([name])[name].cast(pa.large_string())
-        except (pa.ArrowException, OSError) as exc:
-            raise DataCorrupt(f"{part}: column {name} cannot be read as strings: {exc}") from exc
-
-
-def _open(part: Path) -> "pq.ParquetFile":
-    try:
-        return pq.ParquetFile(part)
-    except (pa.ArrowInvalid, OSError) as exc:
-        raise DataCorrupt(f"{part} is not a Parquet file: {exc}") from exc
 
 
 def _targets(rows: "pa.Table", n_parts: int) -> list[IntArray]:
@@ -226,56 +208,3 @@ def _create(
         path_of["codes"], faiss_header(n, encoder.bits), (n, encoder.bits // 8), np.dtype(np.uint8)
     )
     return arrays | {"codes": files.enter_context(codes)}
-
-
-def _stored(
-    parts: Sequence[Path], d: int, vector_dtype: VectorDtype
-) -> Iterator[tuple[int, int, VectorArray]]:
-    """Batches of vectors as they are stored, with their part and the number of their first row."""
-    dtype = "float16" if vector_dtype == "int8" else vector_dtype
-    for number, part in enumerate(parts):
-        for first_row, x_ND in _embeddings(part, d):
-            yield number, first_row, x_ND.astype(dtype)
-
-
-def _embeddings(part: Path, d: int) -> Iterator[tuple[int, Float32Array]]:
-    """Batches of checked vectors of a part with the number of their first row."""
-    first_row = 0
-    with _open(part) as file:
-        _check_type(part, file.schema_arrow, d)
-        try:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=["embedding"]):
-                x_ND = _checked(part, first_row, batch.column(0), d)
-                yield first_row, x_ND
-                first_row += len(x_ND)
-        except (pa.ArrowException, OSError) as exc:
-            raise DataCorrupt(f"{part}: embeddings after row {first_row} cannot be read: {exc}") from exc
-
-
-def _check_type(part: Path, schema: "pa.Schema", d: int) -> None:
-    if "embedding" not in schema.names:
-        raise DataCorrupt(f"{part} has no column embedding, only {schema.names}")
-    found = schema.field("embedding").type
-    ours = pa.types.is_fixed_size_list(found) and found.value_type in (pa.float32(), pa.float16())
-    if not ours or found.list_size != d:
-        raise DataCorrupt(f"{part}: expected embeddings of type fixed_size_list<float>[{d}], got {found}")
-
-
-def _checked(part: Path, first_row: int, column: "pa.FixedSizeListArray", d: int) -> Float32Array:
-    values = column.flatten()
-    if column.null_count or values.null_count:
-        raise DataCorrupt(
-            f"{part}: an embedding between rows {first_row} and {first_row + len(column)} is null"
-        )
-    x_ND: Float32Array = np.asarray(values.to_numpy(zero_copy_only=True), np.float32).reshape(-1, d)
-    norm_N = np.sqrt(np.einsum("nd,nd->n", x_ND, x_ND, dtype=np.float64))
-    bad = np.flatnonzero(
-        ~(np.abs(norm_N - 1.0) <= NORM_TOLERANCE)
-    )  # NaN and infinity fail the comparison too
-    if len(bad):
-        raise DataCorrupt(
-            f"{part}, row {first_row + int(bad[0])}: expected a finite vector of length 1 "
-            f"within {NORM_TOLERANCE}, got length {norm_N[bad[0]]:.6g} ({len(bad)} such rows in this batch)",
-            "embed this part again",
-        )
-    return x_ND

@@ -157,3 +157,15 @@ def test_rough_look_at_8_bit_vectors_keeps_the_same_with_and_without_kernels(
     _same(found, Searcher(ENCODER, shards, None).search_places(XQ_QD, 10, **options))
     _without_kernel(monkeypatch)
     np.testing.assert_array_equal(kept_QC, worth_reading(rough, XQ_QD[:9], place_QC, 10))
+
+
+@pytest.mark.parametrize("n_lists", [127, 128, 300])
+def test_lists_are_chosen_from_several_groups_and_ties_go_by_number(n_lists: int) -> None:
+    """Every third centroid stands there twice, so that the last list probed often ties with the next one."""
+    centroids_LD = np.rint(unit_rows(n_lists, 7, seed=5) * 2**11).astype(np.float32) / np.float32(2**11)
+    centroids_LD[3::3] = centroids_LD[:-3:3]
+    encoder = replace(fit_encoder(unit_rows(50, 7, seed=1), bits=8), centroids_LD=centroids_LD)
+    xq_QD, live_L = unit_rows(20, 7, seed=6), np.ones(n_lists, dtype=np.int64)
+    for n_probes in (1, 2, 9, n_lists // 2, n_lists - 1, n_lists):
+        chosen_QP = kernel.choose_lists(encoder, xq_QD, n_probes, live_L, 0)
+        np.testing.assert_array_equal(np.sort(chosen_QP), nearest_lists(xq_QD, centroids_LD, n_probes))
