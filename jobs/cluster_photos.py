@@ -72,9 +72,9 @@ def command(
     if snapshot.content.live_rows == 0:
         raise UsageError("the snapshot is empty: there is nothing to put together")
     if near_duplicates:
-        grouping = census(snapshot, radius, by)
+        grouping = census(snapshot, radius, None if by is None else by.removeprefix("@"))
     else:
-        column = label or snapshot.manifest.source.label
+        column = label.removeprefix("@") if label else snapshot.manifest.source.label
         chosen = threshold if threshold is not None else _threshold_at(snapshot, column, far)
         grouping = _clusters(snapshot, column, chosen, how, neighbours)
     result: dict[str, Any] = {
