@@ -1,0 +1,105 @@
+"""Training by the command: two workers as one, a killed run, the exported file in a night."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.catalog.source import SourceSpec
+from pipeline.config import TrainConfig
+from pipeline.images.products import product_jpeg
+from pipeline.storage.local import LocalStore
+from pipeline.train.checkpoint import checkpoint_steps
+from pipeline.train.job import TrainJob
+from pipeline.train.labelled import labelled_images
+from pipeline.train.results import training_document
+from tests.support.command import Command
+from tests.support.tiny_catalogs import GARBAGE, list_of, write_folder
+
+pytestmark = pytest.mark.integration
+
+_PRODUCTS, _VIEWS = 10, 4
+_SETTINGS = (
+    *("--model", "tiny", "--size", "32", "--dim", "8", "--steps", "6", "--set", "train.validate_every=2"),
+    *("--set", "train.classes=4", "--set", "train.images=2", "--set", "train.cpus=0.5"),
+)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    photos = {
+        f"p{product:02d}/{view}.jpg": product_jpeg(product, view)
+        for product in range(_PRODUCTS)
+        for view in range(_VIEWS)
+    }
+    return write_folder(tmp_path_factory.mktemp("shop"), {**photos, "p00/broken.jpg": GARBAGE})
+
+
+def losses(store: Path, key: str) -> list[float]:
+    curves = training_document(LocalStore(store), key, "curves")
+    assert curves is not None
+    return [loss for _, loss in curves["losses"]]
+
+
+@pytest.mark.timeout(300)
+def test_two_workers_train_as_one(shop: Path, tmp_path: Path) -> None:
+    command = Command(tmp_path / "cache")
+    two = command.json(
+        *("train", shop, "--store", tmp_path / "two", "--label", "@folder", *_SETTINGS, "--workers", "2")
+    )
+    assert two["images"]["rejected"] == {"unidentified": 1}
+    job = TrainJob(
+        settings=TrainConfig(
+            size=(32, 32), dim=8, steps=6, validate_every=2, classes=4, images=2, workers=1, cpus=2
+        ),
+        images=labelled_images(list_of(shop, tmp_path).images(), "@folder"),
+        source=LocalStore(shop),
+        spec=SourceSpec(uri=str(shop)),
+        store=LocalStore(tmp_path / "one"),
+        folder=tmp_path / "cache" / "training",
+    )
+    assert job.run()["key"] == two["training"]
+    alone, together = losses(tmp_path / "one", job.key()), losses(tmp_path / "two", job.key())
+    assert len(alone) == 6
+    assert together == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_training_goes_on_and_its_export_is_taken_by_a_night(shop: Path, tmp_path: Path) -> None:
+    command, store = Command(tmp_path / "cache"), tmp_path / "store"
+    arguments = ("train", shop, "--store", store, "--label", "@folder", *_SETTINGS, "--steps", "60")
+    process = command.start(*arguments, own_group=True)
+    try:
+        deadline_s = time.monotonic() + 200
+        while not (steps := _steps(store)) or steps[-1] < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    key = _key(store)
+    before = losses(store, key)
+    assert training_document(LocalStore(store), key, "result") is None
+    finished = command.json(*arguments)
+    after = losses(store, key)
+    assert finished["training"] == key
+    assert after[: len(before)] == before
+    assert 0 < len(before) < len(after)
+
+    file = tmp_path / "model.onnx"
+    export = ("export-model", key[:12], "--store", store, "-o", file, "--name", "shop", "--license", "MIT")
+    assert command.json(*export)["parity"]["least_cosine"] > 0.99999
+    lenient = ("--set", "gates.max_rejected_share=1")
+    night = command.json("reindex", shop, "--store", tmp_path / "index", "--model", file, *lenient)
+    assert night["images"]["embedded"] == _PRODUCTS * _VIEWS
+
+
+def _key(store: Path) -> str:
+    (folder,) = (store / "trainings").iterdir()
+    return folder.name
+
+
+def _steps(store: Path) -> list[int]:
+    return checkpoint_steps(LocalStore(store), _key(store)) if (store / "trainings").exists() else []
