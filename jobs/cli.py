@@ -44,6 +44,7 @@ _GROUPS = {
     "snapshots": "jobs.snapshots",
     "evaluate": "jobs.evaluate.command",
     "model": "jobs.model",
+    "adapter": "jobs.adapter",
     "bench": "jobs.bench.command",
 }
 _INTERRUPTED = 130  # what typer makes of KeyboardInterrupt

@@ -5,24 +5,23 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import typer
 
-from jobs.models import stored_model
 from jobs.output import print_result, say, visible
 from jobs.place import Collection, Config, Store, find_place
 from jobs.progress import TerminalProgress
 from jobs.search_answers import Answer, Question, answer_schema, answers, as_json, question
 from jobs.search_file import AnswerFile
+from jobs.search_model import query_model
 from jobs.search_queries import ParquetColumns, QueryModel, Source, count_queries, query_sources, read_queries
 from jobs.search_ray import ray_search
 from pipeline.cluster.pool import ClusterOptions
 from pipeline.errors import UsageError
 from pipeline.index.search import SearchResult
-from pipeline.model.session import EmbeddingSession
 from pipeline.snapshot.distinct import Search
 from pipeline.snapshot.filter import Filter
 from pipeline.snapshot.open import OpenSnapshot
@@ -56,6 +55,12 @@ def command(
         str | None,
         typer.Option(help="Order the answer anew: aqe, alpha-qe:n=5,alpha=3, k-reciprocal … (see the docs)."),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="ONNX file that embeds the queries; the snapshot's if absent.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Of `bitsieve adapter list`: takes queries of another model.")
+    ] = None,
     columns: Annotated[str, typer.Option(help="Attributes to show with each match, with commas.")] = "",
     query_column: Annotated[
         str | None, typer.Option(help="Column of a Parquet file with the vectors or images.")
@@ -83,6 +88,7 @@ def command(
     sources = query_sources(queries, ParquetColumns(query=query_column, name=query_id))
     snapshot = find_place(store, collection, config).snapshot(sequence)
     asked = question(snapshot, k, collapse, [name.strip() for name in columns.split(",") if name.strip()])
+    asking = query_model(snapshot, model, adapter)
     if chosen is not None:
         Filter(chosen).mask(snapshot.attributes[:0])  # refused here, not by an actor
     if workers is not None and not (ray or ray_address):
@@ -99,7 +105,9 @@ def command(
         search_here = LocalSearch.over(snapshot, None if chosen is None else Filter(chosen), exact=exact)
         opened = nullcontext(search_here if rerank is None else _reranked(snapshot, search_here, rerank))
     with opened as search:
-        result = search_sources(snapshot, search, sources, asked, output)
+        result = search_sources(snapshot, search, Queries(sources, asking), asked, output)
+        if adapter is not None:
+            result |= {"model": asking.model_id, "adapter": adapter}
         if rerank is not None:
             result["rerank"] = rerank
         notice = _notice(search.n_live, chosen)
@@ -173,20 +181,26 @@ def _reranked(snapshot: OpenSnapshot, plain: LocalSearch, asked: str) -> Reranke
 def search_images(snapshot: OpenSnapshot, files: Sequence[Path], k: int, *, exact: bool) -> dict[str, Any]:
     """Embeds ``files`` with the snapshot's model and searches; the JSON that scripts rely on."""
     search = LocalSearch.over(snapshot, None, exact=exact)
-    return search_sources(snapshot, search, [tuple(files)], question(snapshot, k, None, ()), None)
+    queries = Queries([tuple(files)], query_model(snapshot, None, None))
+    return search_sources(snapshot, search, queries, question(snapshot, k, None, ()), None)
+
+
+class Queries(NamedTuple):
+    """Where queries come from, and of which model they are."""
+
+    sources: Sequence[Source]
+    model: QueryModel
 
 
 def search_sources(
-    snapshot: OpenSnapshot, search: Search, sources: Sequence[Source], asked: Question, output: Path | None
+    snapshot: OpenSnapshot, search: Search, queries: Queries, asked: Question, output: Path | None
 ) -> dict[str, Any]:
     """All answers as JSON; where there is an ``output``, they go there and the JSON has the counts only.
 
     Raises:
         UsageError: not one query could be searched.
     """
-    model = snapshot.content.model
-    queries = QueryModel(model_id=model.id, dim=model.dim, open_session=partial(_open_session, snapshot))
-    n_queries = count_queries(sources)
+    n_queries = count_queries(queries.sources)
     results: list[dict[str, Any]] = []
     reasons: list[str] = []
     last: Answer | None = None
@@ -196,7 +210,7 @@ def search_sources(
     ):
         progress.stage("search", n_queries, "queries")
         n_done = 0
-        for answer in answers(search, snapshot, read_queries(sources, queries), asked):
+        for answer in answers(search, snapshot, read_queries(*queries), asked):
             if output is None:
                 results.extend(as_json(answer))
             file.write(answer)
@@ -221,11 +235,6 @@ def search_sources(
         "failed": len(reasons),
         **({"results": results} if output is None else {"output": str(output)}),
     }
-
-
-def _open_session(snapshot: OpenSnapshot) -> EmbeddingSession:
-    model, data = stored_model(snapshot.store, snapshot.content.model.id, snapshot.cache)
-    return EmbeddingSession(data, cache=snapshot.cache, where=model.card.name)
 
 
 def _notice(n_live: int, chosen: str | None) -> str:

@@ -1,7 +1,7 @@
 """The queries of a search, in batches: image files, folders, and Parquet files of images or vectors."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,17 @@ class ParquetColumns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryModel:
-    """What queries have to fit: the model's id and dimensions, and how to open it if there are images."""
+    """What queries have to fit: the model's id and dimensions, and how to open it if there are images.
+
+    ``adapt`` takes its vectors into the space of the snapshot, None where they are of it; ``advice`` says
+    what to do with vectors of the model with this id.
+    """
 
     model_id: str
     dim: int
     open_session: Callable[[], EmbeddingSession]
+    adapt: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] | None
+    advice: Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +108,11 @@ def read_queries(sources: Sequence[Source], model: QueryModel) -> Iterator[Query
         UsageError: vectors of other dimensions than the model's.
         StoreMismatch: vectors of another model, where the file says which.
     """
+    for batch in _read(sources, model):
+        yield batch if model.adapt is None else replace(batch, xq_QD=model.adapt(batch.xq_QD))
+
+
+def _read(sources: Sequence[Source], model: QueryModel) -> Iterator[QueryBatch]:
     session: EmbeddingSession | None = None
     try:
         for source in sources:
@@ -149,8 +160,8 @@ def _vectors(source: _ParquetQueries, model: QueryModel) -> Iterator[QueryBatch]
     made_by = metadata.get(b"bitsieve.model_id", model.model_id.encode()).decode()
     if made_by != model.model_id:
         raise StoreMismatch(
-            f"{source.file} holds vectors of model {made_by[:12]}, the snapshot is of {model.model_id[:12]}",
-            fix="embed the queries with the model of this snapshot",
+            f"{source.file} holds vectors of model {made_by[:12]}, expected those of {model.model_id[:12]}",
+            fix=model.advice(made_by),
         )
     for names, column in _column_batches(source, VECTORS_AT_ONCE):
         yield _checked(source, names, column, model.dim)

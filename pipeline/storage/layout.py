@@ -8,6 +8,7 @@ RUNS = "runs/"
 PROGRESS = "/progress.json"
 CONDEMNED = "condemned/"
 PREDICTIONS = "predictions/"
+ADAPTERS = "adapters/"
 
 
 def probe(probe_id: str) -> str:
@@ -18,6 +19,11 @@ def probe(probe_id: str) -> str:
 def model(model_id: str) -> str:
     """The ONNX file of a model, card included."""
     return f"models/{model_id}.onnx"
+
+
+def adapter(digest: str) -> str:
+    """A map from the vectors of one model into the space of another, named by what it holds."""
+    return f"{ADAPTERS}{digest}.json"
 
 
 def receipt(stage: str, key: str) -> str:
