@@ -8,7 +8,7 @@ from functools import partial
 
 from jobs.models import model_bytes, stored_model
 from jobs.search_queries import QueryModel
-from pipeline.errors import StoreMismatch
+from pipeline.errors import StoreMismatch, UsageError
 from pipeline.model.adapter_file import Adapter, named_adapter, read_adapters
 from pipeline.model.described import remembered
 from pipeline.model.probe import probe_in_child, read_in_child
@@ -83,5 +83,11 @@ def _advice(snapshot: OpenSnapshot, model_id: str) -> str:
 
 
 def _stored_session(snapshot: OpenSnapshot, model_id: str) -> EmbeddingSession:
+    is_own = model_id == snapshot.content.model.id
+    if not is_own and snapshot.store.stat(layout.model(model_id)) is None:
+        raise UsageError(
+            f"{snapshot.store.uri} does not have the model {model_id[:12]} that the adapter leads from",
+            fix="pass its ONNX file with --model",
+        )
     model, data = stored_model(snapshot.store, model_id, snapshot.cache)
     return EmbeddingSession(data, cache=snapshot.cache, where=model.card.name)

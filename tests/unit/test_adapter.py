@@ -14,6 +14,7 @@ from pipeline.evaluate.adaptation import Pairs, fit_adapter
 from pipeline.model.adapter import fit_procrustes, fit_ridge
 from pipeline.model.adapter_file import named_adapter, read_adapters
 from pipeline.model.file import wrap_model
+from pipeline.storage import layout
 from pipeline.storage.local import LocalStore
 from tests.support.index_shards import unit_rows
 from tests.support.models import PLAIN, card, graph_bytes, pool_nodes
@@ -239,6 +240,21 @@ def test_adapter_leads_to_its_own_model_only(shop: Shop, capfd: pytest.CaptureFi
     assert "leads to model" in said(capfd)["error"]["message"]
     assert run(["adapter", "fit", "--store", shop.store, "--from", "main", "--to", "main", "--json"]) == 2
     assert "needs no adapter" in said(capfd)["error"]["message"]
+
+
+def test_adapter_without_its_model_asks_for_the_file(shop: Shop, capfd: pytest.CaptureFixture[str]) -> None:
+    assert shop.fit("--least-share", "0.75") == 0
+    made = said(capfd)
+    store = LocalStore(shop.store)
+    key = layout.model(made["source"]["model_id"])
+    data = store.get(key)
+    store.delete(key)
+    try:
+        assert shop.search(shop.query, "--adapter", made["adapter"]) == 2
+        assert "--model" in said(capfd)["error"]["fix"]
+        assert shop.search(shop.query, "--adapter", made["adapter"], "--model", shop.new) == 0
+    finally:
+        store.put(key, data)
 
 
 def test_damaged_adapter_is_found(shop: Shop, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
