@@ -196,7 +196,7 @@ def _level(
 ) -> dict[str, Any]:
     rows_Q = np.array([row for row, image_id in enumerate(ids) if image_id in vectors], dtype=np.int64)
     about = {**asdict(damage), "name": damage.name, "n_rejected": len(ids) - len(rows_Q)}
-    if len(rows_Q) < 2:
+    if not clean.enough(rows_Q):
         return {**about, "n_images": len(rows_Q)}
     names = [ids[row] for row in rows_Q.tolist()]
     x_QD = np.stack([vectors[name] for name in names])

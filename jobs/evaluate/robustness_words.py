@@ -14,7 +14,7 @@ def robustness_in_words(result: Mapping[str, Any]) -> str:
     ]
     for one in result["levels"]:
         if "one_sided" not in one:
-            lines.append(f"  {one['name']:<44} {one['n_rejected']} of all images are rejected")
+            lines.append(f"  {one['name']:<44} not judged: {_lost(one)}, too few are left")
             continue
         side, itself = one["one_sided"], one["finds_itself@1"]
         published = "" if one["published_val"] is None else f"  published {one['published_val']:.3f}"
@@ -24,6 +24,7 @@ def robustness_in_words(result: Mapping[str, Any]) -> str:
             + ("" if itself is None else f"  finds itself {itself:.3f}")
             + f"  two-sided VAL {one['two_sided']['val']:.4f}, FAR {one['two_sided']['far_fixed']:.2g}"
             + published
+            + (f"  {_lost(one)}" if one["n_rejected"] else "")
         )
     lines += [
         f"  {one['name'] + (' (projected)' if one['projected'] else ''):<44} VAL "
@@ -32,6 +33,10 @@ def robustness_in_words(result: Mapping[str, Any]) -> str:
         for one in result["codes"]
     ]
     return "\n".join(lines)
+
+
+def _lost(one: Mapping[str, Any]) -> str:
+    return f"{one['n_rejected']:,} images rejected"
 
 
 def _interval(one: Mapping[str, Any], name: str) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UsageError
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of, share_interval
 from pipeline.evaluate.distances import DistanceTable
-from pipeline.evaluate.error_curve import MIN_FALSE_ACCEPTS
+from pipeline.evaluate.error_curve import MIN_FALSE_ACCEPTS, how_many_needed
 from pipeline.evaluate.metrics import Ints
 from pipeline.evaluate.ranking import LabelledVectors
 
@@ -207,8 +207,7 @@ def _detection(
     few_unknown: bool,
 ) -> Rate:
     if not few_unknown and rate * len(unknown_distance_P) < MIN_FALSE_ACCEPTS - 1e-9:
-        needed = int(np.ceil(MIN_FALSE_ACCEPTS / rate))
-        reason = f"{len(unknown_distance_P):,} unknown probes are too few: at least {needed:,} are needed"
+        reason = f"{len(unknown_distance_P):,} unknown probes are too few: {how_many_needed(rate)}"
         return Rate(value=None, low=None, high=None, reason=reason)
     allowed = int(np.floor(rate * len(unknown_distance_P) + 1e-9))
     ascending = np.append(np.sort(unknown_distance_P), np.inf)

@@ -223,11 +223,16 @@ def too_few_different(curve: ErrorCurve, far: float) -> ValAtFar:
         high=None,
         threshold=None,
         n_false_accepts=None,
-        reason=(
-            f"{curve.n_different:,} different pairs are too few: at least "
-            f"{int(np.ceil(MIN_FALSE_ACCEPTS / far)):,} are needed to say anything of a rate of {far:g}"
-        ),
+        reason=f"{curve.n_different:,} different pairs are too few: {how_many_needed(far)}",
     )
+
+
+def how_many_needed(rate: float) -> str:
+    """Of how many different pairs or strangers a rate can be said anything, in words."""
+    if rate == 0:
+        return f"a rate of 0 never allows the {MIN_FALSE_ACCEPTS} false ones that a figure needs"
+    needed = int(np.ceil(MIN_FALSE_ACCEPTS / rate))
+    return f"at least {needed:,} are needed to say anything of a rate of {rate:g}"
 
 
 def _check(n_same: int, n_different: int) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UsageError
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of, share_interval
 from pipeline.evaluate.distances import DistanceTable
-from pipeline.evaluate.error_curve import MIN_FALSE_ACCEPTS
+from pipeline.evaluate.error_curve import MIN_FALSE_ACCEPTS, how_many_needed
 from pipeline.evaluate.metrics import Floats, Ints
 from pipeline.evaluate.paired import paired_differences
 
@@ -44,7 +44,7 @@ class Quality:
         success_at_1: Share of images whose nearest other image has their label.
         success_low: Lower bound of its 95 % interval.
         success_high: Upper bound.
-        success_change: To clean images, paired; below 0 is a loss.
+        success_change: To the same images clean, among the same others, paired; below 0 is a loss.
         success_change_low: Lower bound of its 95 % interval.
         success_change_high: Upper bound.
     """
@@ -96,19 +96,23 @@ class CleanImages:
         """
         self._x_ND, self._labels, self._far = x_ND, list(labels), far
         self._seed, self._n_resamples = seed, n_resamples
-        code_N = codes_of(self._labels)
-        n_different = int((code_N[:, None] != code_N).sum()) // 2
-        if np.bincount(code_N).max(initial=0) < 2 or far * n_different < MIN_FALSE_ACCEPTS:
+        everything = np.arange(len(x_ND))
+        if not self.enough(everything):
+            n_different = _n_different(codes_of(self._labels))
             raise UsageError(
                 f"{len(labels)} images with {len(set(labels))} labels make {n_different:,} different pairs: "
-                f"a false accept rate of {far:g} needs {int(np.ceil(MIN_FALSE_ACCEPTS / far)):,}, and same "
-                "pairs besides",
+                f"{how_many_needed(far)}, and same pairs besides",
                 fix="take a larger --sample or a larger --far",
             )
-        everything = np.arange(len(x_ND))
-        judged = _Judged.of(x_ND, x_ND, code_N, everything)
+        judged = _Judged.of(x_ND, x_ND, codes_of(self._labels))
         self._threshold = judged.threshold_at(far)
         self._success_N = judged.success_N
+
+    def enough(self, rows_Q: Ints) -> bool:
+        """Whether these images have same pairs, and different ones enough for the false accept rate."""
+        code_Q = codes_of([self._labels[row] for row in rows_Q.tolist()])
+        allowed = self._far * _n_different(code_Q)
+        return bool(np.bincount(code_Q).max(initial=0) > 1 and allowed >= MIN_FALSE_ACCEPTS - 1e-9)
 
     @property
     def threshold(self) -> float:
@@ -123,8 +127,10 @@ class CleanImages:
         """What is left when rows ``rows_Q`` are the vectors ``x_QD`` of damaged images.
 
         Raises:
-            UsageError: too few of them are left for the false accept rate.
+            ValueError: too few of them are left (see ``enough``).
         """
+        if not self.enough(rows_Q):
+            raise ValueError(f"{len(rows_Q)} images are too few for a false accept rate of {self._far:g}")
         clean_QD = self._x_ND[rows_Q]
         cosine_Q = np.einsum("qd,qd->q", x_QD.astype(np.float64), clean_QD)
         return DamageQuality(
@@ -142,7 +148,7 @@ class CleanImages:
     def _quality(self, queries_QD: Vectors, base_QD: Vectors, rows_Q: Ints) -> Quality:
         labels = [self._labels[row] for row in rows_Q.tolist()]
         code_Q = codes_of(labels)
-        judged = _Judged.of(queries_QD, base_QD, code_Q, rows_Q)
+        judged = _Judged.of(queries_QD, base_QD, code_Q)
         threshold = judged.threshold_at(self._far)
         pairs_I = np.bincount(code_Q, weights=judged.n_same_Q)
         several_I = pairs_I > 0
@@ -157,7 +163,7 @@ class CleanImages:
             hits_I[several_I, None], count_I[several_I], seed=self._seed, n_resamples=self._n_resamples
         )
         change = paired_differences(
-            {"": self._success_N[rows_Q[asked]]},
+            {"": self._clean_success(code_Q, rows_Q)[asked]},
             {"": judged.success_N[asked]},
             [labels[row] for row in asked.tolist()],
             seed=self._seed,
@@ -179,6 +185,18 @@ class CleanImages:
             success_change_high=change.high,
         )
 
+    def _clean_success(self, code_Q: Ints, rows_Q: Ints) -> Floats:
+        """Success at 1 of the clean images among these alone: with others gone, even they find less."""
+        if len(rows_Q) == len(self._x_ND):
+            return self._success_N
+        clean_QD = self._x_ND[rows_Q]
+        return _Judged.of(clean_QD, clean_QD, code_Q).success_N
+
+
+def _n_different(code_N: Ints) -> int:
+    """Pairs of images with different labels."""
+    return (len(code_N) ** 2 - int((np.bincount(code_N) ** 2).sum())) // 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Judged:
@@ -192,7 +210,7 @@ class _Judged:
     """1 where the nearest other image has the query's label, ties to the smallest row."""
 
     @classmethod
-    def of(cls, queries_QD: Vectors, base_QD: Vectors, code_Q: Ints, rows_Q: Ints) -> "_Judged":
+    def of(cls, queries_QD: Vectors, base_QD: Vectors, code_Q: Ints) -> "_Judged":
         d2_QQ = DistanceTable.of(base_QD).squared_l2(queries_QD)
         same_QQ = code_Q[:, None] == code_Q
         np.fill_diagonal(same_QQ, val=False)
@@ -201,8 +219,6 @@ class _Judged:
         np.fill_diagonal(nearest_QQ, np.inf)
         nearest_Q = nearest_QQ.argmin(axis=1)
         success_Q = (code_Q[nearest_Q] == code_Q).astype(np.float64)
-        if not different_QQ.any() or not same_QQ.any():
-            raise UsageError(f"{len(rows_Q)} images are left, which have no same and different pairs")
         return cls(
             n_same_Q=same_QQ.sum(axis=1, dtype=np.int64),
             same_M=d2_QQ[same_QQ],

@@ -30,7 +30,7 @@ def change_documents(base: LabelledVectors, text: str) -> dict[str, Document]:
     return {
         "comparison": comparison_document(found, result),
         "labelling sheet": sheet_document(sheet[:6]),
-        "robustness": robustness_document(_robustness(base)),
+        "robustness": robustness_document(robustness_result(base)),
         "history": history_document(text, [_night(number, text) for number in range(1, 31)]),
     }
 
@@ -73,7 +73,7 @@ def _comparison(base: LabelledVectors, text: str) -> tuple[Any, dict[str, Any]]:
     return found, result
 
 
-def _robustness(base: LabelledVectors) -> dict[str, Any]:
+def robustness_result(base: LabelledVectors) -> dict[str, Any]:
     """Every level of damage as noise, the more the further down it stands."""
     rows = [row for row, label in enumerate(base.labels) if label is not None]
     x_ND, everything = base.x_ND[rows], np.arange(len(rows))

@@ -74,9 +74,10 @@ def test_threshold_lets_in_as_many_strangers_as_stated() -> None:
 
 
 def test_too_few_strangers_are_said() -> None:
-    report = evaluate_enrolment(people(20, 10, spread=0.1), false_alarm_rates=[0.001], n_resamples=20)
+    report = evaluate_enrolment(people(20, 10, spread=0.1), false_alarm_rates=[0, 0.001], n_resamples=20)
     assert report.detection_rate["0.001"].value is None
     assert "at least 10,000 are needed" in report.detection_rate["0.001"].reason
+    assert "a rate of 0 never allows" in report.detection_rate["0"].reason
 
 
 def test_nobody_to_enrol_is_an_error() -> None:

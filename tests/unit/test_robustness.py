@@ -15,9 +15,12 @@ from pipeline.evaluate import metrics
 from pipeline.evaluate.coded_vectors import code_qualities, projected_qualities
 from pipeline.evaluate.published import published_val
 from pipeline.evaluate.ranking import LabelledVectors, leave_one_out_ranks
+from pipeline.evaluate.report import render_html
+from pipeline.evaluate.report.robustness_page import robustness_document
 from pipeline.evaluate.robustness import CleanImages
 from pipeline.evaluate.verification import Options, Subject, verify_all_pairs
 from pipeline.index.encoder import fit_encoder
+from tests.support.change_samples import robustness_result
 from tests.support.models import byte_input_model
 from tests.support.nights import Collection
 from tests.support.tiny_catalogs import black_jpeg, write_parquet
@@ -90,6 +93,32 @@ def test_rejected_images_are_left_out(clean: CleanImages, vectors: np.ndarray) -
     assert found.one_sided.success_change == pytest.approx(0, abs=0.02)
 
 
+def test_images_that_are_lost_are_no_loss_of_the_others(vectors: np.ndarray) -> None:
+    """With other images gone, even clean ones find less: that is not what the damage did."""
+    blurred = noisy(vectors, 1.5)
+    clean = CleanImages(blurred, LABELS, far=FAR, n_resamples=50)
+    rows = ROWS[ROWS % PER_LABEL > 0]
+    found = clean.damaged(blurred[rows], rows).one_sided
+    assert found.success_change == 0
+    assert found.success_at_1 < clean.quality().success_at_1
+    assert clean.enough(rows)
+    assert not clean.enough(ROWS[:PER_LABEL])
+    with pytest.raises(ValueError, match="3 images are too few"):
+        clean.damaged(blurred[:PER_LABEL], ROWS[:PER_LABEL])
+
+
+def test_page_says_which_levels_reject_images(vectors: np.ndarray) -> None:
+    result = robustness_result(LabelledVectors(x_ND=vectors, ids=[f"{n:03d}" for n in ROWS], labels=LABELS))
+    assert "images are rejected" not in render_html(robustness_document(result), {})
+    few, none = result["levels"][:2]
+    few["n_rejected"], none["n_rejected"] = 3, 250
+    del none["one_sided"]
+    page = render_html(robustness_document(result), {})
+    assert f"At 2 levels images are rejected and left out of the figures: 250 with {none['name']}" in page
+    assert f"Too few are left to judge: {none['name']}." in page
+    assert "levels of damage cost" not in render_html(robustness_document({**result, "levels": [none]}), {})
+
+
 def test_smaller_vectors_cost_what_they_leave_out(clean: CleanImages, vectors: np.ndarray) -> None:
     encoder = fit_encoder(vectors, bits=256, fit_threshold="")
     rows = {one.name: one for one in code_qualities(clean, vectors, encoder)}
@@ -108,11 +137,13 @@ def test_smaller_vectors_cost_what_they_leave_out(clean: CleanImages, vectors: n
 
 def test_too_few_images_for_the_rate_are_an_error(vectors: np.ndarray) -> None:
     with pytest.raises(
-        UsageError, match=r"120 images with 40 labels make 7,020 different pairs.* needs 10,000"
+        UsageError, match=r"120 images with 40 labels make 7,020 different pairs: at least 10,000 "
     ):
         CleanImages(vectors, LABELS, far=0.001)
     with pytest.raises(UsageError, match="same pairs besides"):
         CleanImages(vectors, [str(n) for n in ROWS], far=0.1)
+    with pytest.raises(UsageError, match="a rate of 0 never allows"):
+        CleanImages(vectors, LABELS, far=0)
 
 
 def test_published_figures_are_those_of_the_paper() -> None:
@@ -175,7 +206,7 @@ def test_command_embeds_every_level_through_the_pipeline(
     assert [one["name"] for one in found["codes"] if "rotated" in one["name"]] == []
     code, answer = robustness("--sample", "20", "--damage", "jpeg")
     assert code == 2
-    assert "a false accept rate of 0.02 needs 500" in answer["error"]["message"]
+    assert "at least 500 are needed to say anything of a rate of 0.02" in answer["error"]["message"]
 
 
 def test_black_images_are_rejected_and_counted(made: Collection, capfd: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,7 @@ def robustness_document(result: Mapping[str, Any]) -> Document:
             ),
             *(_worst(kind, [one for one in levels if one["kind"] == kind]) for kind in kinds),
             *_moved_together(levels, result["far"]),
+            *_rejected(result["levels"]),
         ),
         sections=(*sections, _codes(result["codes"], clean)),
         methods=(
@@ -72,6 +73,8 @@ def _is_lost(one: Level) -> bool:
 
 
 def _verdict(levels: Sequence[Level]) -> Finding:
+    if not levels:
+        return Finding(mark=Mark.BAD, text="At no level are images enough left to judge.")
     lost = [one for one in levels if _is_lost(one)]
     said = (
         f"{len(lost)} of {len(levels)} levels of damage cost more than one image in a hundred its first "
@@ -114,6 +117,23 @@ def _moved_together(levels: Sequence[Level], far: float) -> list[Finding]:
             f"{percent(worst['two_sided']['far_fixed'])} "
             f"of them are accepted at the clean threshold with {worst['name']}.",
             detail=f"{len(moved)} levels more than double the rate of {far:g}.",
+        )
+    ]
+
+
+def _rejected(levels: Sequence[Level]) -> list[Finding]:
+    """Levels at which the pipeline made no vector of some images, which the figures leave out."""
+    lost = [one for one in levels if one["n_rejected"]]
+    if not lost:
+        return []
+    worst = max(lost, key=lambda one: int(one["n_rejected"]))
+    unjudged = [one["name"] for one in lost if "one_sided" not in one]
+    return [
+        Finding(
+            mark=Mark.BAD,
+            text=f"At {count(len(lost))} levels images are rejected and left out of the figures: "
+            f"{count(worst['n_rejected'])} with {worst['name']}.",
+            detail=f"Too few are left to judge: {', '.join(unjudged)}." if unjudged else "",
         )
     ]
 
