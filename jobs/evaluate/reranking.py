@@ -10,9 +10,10 @@ import typer
 
 from jobs.evaluate.page import write_page
 from jobs.evaluate.subject import label_column, labelled_vectors
-from jobs.learned_expansion import open_learned
+from jobs.learned_expansion import open_to_judge
 from jobs.output import print_result
 from jobs.place import Collection, Config, Store, find_place
+from pipeline.evaluate.paired import MIN_GROUPS
 from pipeline.evaluate.report.reranking_page import reranking_document
 from pipeline.evaluate.reranking import N_QUERIES, Cost, Options, evaluate_reranking
 from pipeline.evaluate.reranking_report import Gain, RerankingReport
@@ -46,13 +47,15 @@ def command(
     Example: bitsieve evaluate reranking --store index/ --label identity
     """
     snapshot = find_place(store, collection, config).snapshot(sequence)
-    asked = {text: [parse_reranker(text, partial(open_learned, snapshot))] for text in rerank or ()}
-    base = labelled_vectors(snapshot, label_column(snapshot, label))
+    column = label_column(snapshot, label)
+    opened = partial(open_to_judge, snapshot, column, seed)
+    asked = {text: [parse_reranker(text, opened)] for text in rerank or ()}
+    base = labelled_vectors(snapshot, column)
     options = Options(n_queries=n_queries, seed=seed)
     report = evaluate_reranking(base, asked or None, options, search_cost(snapshot, seed))
     result = {
         **report.to_json(),
-        "label": label_column(snapshot, label),
+        "label": column,
         "snapshot": snapshot.manifest.sequence,
         "digest": snapshot.manifest.digest,
         "model_id": snapshot.content.model.id,
@@ -98,6 +101,8 @@ def _in_words(report: RerankingReport) -> str:
         )
         if row.name != row.settings:
             lines.append(f"  {'':<21} {row.settings}")
+    if report.n_identities < MIN_GROUPS:
+        lines.append(f"  nothing is concluded from fewer than {MIN_GROUPS} identities")
     return "\n".join(lines)
 
 

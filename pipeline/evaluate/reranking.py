@@ -5,7 +5,7 @@
 2. Each re-ranker is tried with several settings on the validation half; the one with the best mean average
    precision is what is reported.
 3. On the test half: gains over the plain ranking of the same queries, with an interval that resamples
-   identities, because the images of one gain or lose together.
+   identities, because the images of one gain or lose together; of few identities nothing is concluded.
 
 Average precision counts the first ``depth`` images and is divided by all that are relevant. Legend: Q
 queries, K images ranked, G identities.
@@ -22,6 +22,7 @@ from pipeline.evaluate import metrics
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of, resampled_shares
 from pipeline.evaluate.exact_base import ExactBase
 from pipeline.evaluate.metrics import Floats, Ints, RelevantRanks
+from pipeline.evaluate.paired import MIN_GROUPS
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.reranking_report import Gain, RerankingReport, RerankRow, Verdict
 from pipeline.rerank.base import NOBODY, Nearest, Reranker, Vectors
@@ -102,6 +103,7 @@ def evaluate_reranking(
     exact = ExactBase(base.x_ND, base.ids)
     code_N = identity_codes(exact, base.labels)
     validation, test = (_Half(exact, code_N, rows_Q, options.depth) for rows_Q in _asking(code_N, options))
+    n_identities = len(np.unique(code_N[test.rows_Q]))
     rows = []
     for name, rerankers in _candidates(exact, methods).items():
         maps = [float(validation.judge(one).average_precision_Q.mean()) for one in rerankers.values()]
@@ -119,14 +121,14 @@ def evaluate_reranking(
                 success_at_1=float(judged.success_Q.mean()),
                 success_at_1_gain=success_gain,
                 cpu_ms_per_query=None if cost is None or name == _EXACT_NAME else cost(rerankers[settings]),
-                verdict=verdict_of(map_gain, success_gain),
+                verdict=verdict_of(map_gain, success_gain, n_identities=n_identities),
             )
         )
     return RerankingReport(
         n_images=len(base.ids),
         n_queries=len(test.rows_Q),
         n_validation_queries=len(validation.rows_Q),
-        n_identities=len(np.unique(code_N[test.rows_Q])),
+        n_identities=n_identities,
         depth=options.depth,
         seed=options.seed,
         n_resamples=options.n_resamples,
@@ -254,8 +256,10 @@ def _gains(judged: _Judged, plain: _Judged, code_Q: Ints, options: Options) -> t
     return ap, success
 
 
-def verdict_of(*gains: Gain) -> Verdict:
-    """What the intervals of several gains say together."""
+def verdict_of(*gains: Gain, n_identities: int) -> Verdict:
+    """What the intervals of several gains say together; resamples of few identities say too much."""
+    if n_identities < MIN_GROUPS:
+        return "no difference shown"
     better, worse = any(gain.low > 0 for gain in gains), any(gain.high < 0 for gain in gains)
     if better and worse:
         return "mixed"

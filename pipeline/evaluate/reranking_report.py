@@ -5,7 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 Verdict: TypeAlias = Literal["helps", "hurts", "mixed", "no difference shown"]
-"""Whether the interval of a gain lies above 0, below 0, of one above and of the other below, or neither."""
+"""Whether the interval of a gain lies above 0, below 0, of one above and of the other below, or neither.
+
+Of fewer than 20 identities no difference is shown, whatever the interval.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,6 +137,10 @@ def test_command_trains_for_the_collection_and_search_takes_its_file(
         for rerank in (f"lattqe:model={out}", "alpha-qe:n=4,alpha=3")
     )
     assert learned == alpha
+    judge = ("evaluate", "reranking", "--rerank", f"lattqe:model={out}")
+    assert said(*judge)["rerankers"][0]["name"] == f"lattqe:model={out}"
+    assert run([*judge, "--seed", "1", "--store", str(shop.folder / "store"), "--json"]) == 2
+    assert "has seen images that would judge it" in capfd.readouterr()[0]
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,23 @@ def test_setting_is_chosen_on_validation_and_judged_on_other_identities() -> Non
 def test_verdict_is_by_the_intervals_of_both_gains(
     gains: tuple[tuple[float, float], tuple[float, float]], verdict: str
 ) -> None:
-    assert verdict_of(*(Gain(mean=(low + high) / 2, low=low, high=high) for low, high in gains)) == verdict
+    found = [Gain(mean=(low + high) / 2, low=low, high=high) for low, high in gains]
+    assert verdict_of(*found, n_identities=20) == verdict
+    assert verdict_of(*found, n_identities=19) == "no difference shown"
+
+
+def test_few_identities_conclude_nothing() -> None:
+    """The interval of one identity has no width: any difference would be proven."""
+    report = evaluate_reranking(collection(2, 10, 0.6), {"aqe": rerankers("aqe:n=9")}, FEW)
+    row = report.rerankers[0]
+    assert report.n_identities == 1
+    assert row.map_gain.low == row.map_gain.high != 0
+    assert row.verdict == "no difference shown"
+    page = render_html(
+        reranking_document(report.to_json() | {"label": "p", "snapshot": 1, "digest": "d", "model_id": "m"}),
+        {},
+    )
+    assert "Nothing is concluded: to judge by takes 20 identities, here is 1." in page
 
 
 def test_one_identity_cannot_choose_and_judge() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.evaluate.paired import MIN_GROUPS
 from pipeline.evaluate.report.document import (
     Axis,
     Cell,
@@ -30,7 +31,7 @@ def reranking_document(result: Mapping[str, Any]) -> Document:
         title=f"snapshot {result['snapshot']}",
         subtitle=f"{count(result['n_queries'])} queries of {count(result['n_identities'])} values of "
         f"{attribute_name(result['label'])} over {count(result['n_images'])} images",
-        verdict=_verdict(rows),
+        verdict=_verdict(result),
         findings=tuple(_finding(row) for row in rows if row["verdict"] != "no difference shown"),
         sections=(
             Section(title="Gain over the plain ranking", note=_NOTE, blocks=(_table(result), *_plot(rows))),
@@ -48,8 +49,14 @@ _NOTE = (
 )
 
 
-def _verdict(rows: list[Mapping[str, Any]]) -> Finding:
-    helping = [row for row in rows if row["verdict"] == "helps"]
+def _verdict(result: Mapping[str, Any]) -> Finding:
+    helping = [row for row in result["rerankers"] if row["verdict"] == "helps"]
+    if result["n_identities"] < MIN_GROUPS:
+        return Finding(
+            mark=Mark.NOTE,
+            text=f"Nothing is concluded: to judge by takes {MIN_GROUPS} identities, here "
+            f"{'is' if result['n_identities'] == 1 else 'are'} {result['n_identities']}.",
+        )
     if not helping:
         return Finding(mark=Mark.NOTE, text="No re-ranker is shown to help here: keep the plain ranking.")
     best = max(helping, key=lambda row: float(row["map_gain"]["mean"]))
@@ -148,7 +155,7 @@ def _methods(result: Mapping[str, Any]) -> tuple[Fact, ...]:
             term="Interval",
             text="Two-sided 95\u00a0% percentile bootstrap of the mean difference, identities resampled "
             f"whole, {count(result['n_resamples'])} resamples, seed {result['seed']}. A verdict needs an "
-            "interval without 0, of either gain.",
+            f"interval without 0, of either gain, and {MIN_GROUPS} identities.",
         ),
         Fact(
             term="Cost",
