@@ -38,6 +38,7 @@ def absent(part: str, message: str) -> NoReturn:
     pytest.skip(message)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of real parts go to one process: they share a Ceph cluster, and they mostly wait."""
     for item in items:
