@@ -163,6 +163,16 @@ class Crew(Generic[Task, Result]):
         actor = self._remote.remote(self._make_worker)
         self._starting[actor.__ray_ready__.remote()] = actor
 
+    def _call_roll(self) -> None:
+        """Idle actors get no task before they have answered: the node of one that died may have been theirs.
+
+        A task given to a dead actor would count as one that killed it.
+        """
+        self._starts_left += len(self._idle)
+        for actor in self._idle:
+            self._starting[actor.__ray_ready__.remote()] = actor
+        self._idle.clear()
+
     def _ready(self) -> list[Any]:
         pending = [*self._running, *self._starting]
         if not pending:
@@ -273,13 +283,14 @@ class Crew(Generic[Task, Result]):
         A node that was taken away with notice is no fault of the task, however often that happens.
         """
         reason = first_line(error)
+        self._hire()
+        self._call_roll()
         if isinstance(error, ray.exceptions.RayActorError) and error.preempted:
             _LOG.warning("event=actor_preempted task=%d reason=%r", attempt.index, reason)
-            self._hire()
+            self._starts_left += 1
             self._todo.appendleft(_Try(attempt.index, attempt.attempt, careful=attempt.careful))
             return None
         _LOG.warning("event=actor_died task=%d attempt=%d reason=%r", attempt.index, attempt.attempt, reason)
-        self._hire()
         if attempt.attempt >= _MAX_ATTEMPTS:
             return SetAside(index=attempt.index, attempts=attempt.attempt, reason=reason)
         self._todo.appendleft(_Try(attempt.index, attempt.attempt + 1, careful=True))

@@ -19,6 +19,7 @@ from pipeline.storage.open import S3Access, use_accesses
 from tests.support.pool_workers import (
     CannotBeMade,
     Dies,
+    DiesWithAll,
     Environment,
     Fails,
     Reaches,
@@ -152,6 +153,18 @@ def test_a_task_that_kills_three_workers_is_set_aside_and_the_others_are_done(
     assert aside.reason
     assert outcomes == {0: Done(index=0, result=1), 2: Done(index=2, result=1)}
     assert tasks[1].attempts() == 3
+
+
+@pytest.mark.fault
+def test_a_task_whose_node_dies_is_not_given_to_the_idle_workers_that_died_with_it(
+    pool: RayPool, tmp_path: Path
+) -> None:
+    """It would count as one that has killed three workers, though it was begun once."""
+    tasks = [Task(name, tmp_path) for name in ("node-once", "fine0", "fine1")[:N_WORKERS]]
+    outcomes = list(pool.run(partial(DiesWithAll, len(tasks)), tasks))
+    assert {one.index: one.result for one in outcomes if isinstance(one, Done)} == {0: 2} | dict.fromkeys(
+        range(1, len(tasks)), 1
+    )
 
 
 def test_workers_know_the_token_and_their_print_does_not_reach_the_driver(
