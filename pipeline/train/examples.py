@@ -116,30 +116,33 @@ def trunk_features(
     if not path.exists():
         aside = path.with_suffix(f".{uuid.uuid4().hex}")
         cores = os.cpu_count() or 1
-        with (
-            EmbeddingSession(trunk, threads=cores, where="trunk") as session,
-            ThreadPoolExecutor(cores, "decode") as threads,
-        ):
-            shape = (settings.views, n_images, session.model.card.dim)
-            features_VNF = open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
-            spec, augment = session.model.preprocess, augment_of(settings)
+        try:
+            with (
+                EmbeddingSession(trunk, threads=cores, where="trunk") as session,
+                ThreadPoolExecutor(cores, "decode") as threads,
+            ):
+                shape = (settings.views, n_images, session.model.card.dim)
+                features_VNF = open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+                spec, augment = session.model.preprocess, augment_of(settings)
 
-            def view(place: int, number: int) -> Pixels:
-                data = packed.read(place)
-                if number == 0:
-                    return load_pixels(data, spec, limits).pixels
-                seed = image_seed(settings.seed, number, place)
-                return augmented(data, spec, limits, augment, seed)
+                def view(place: int, number: int) -> Pixels:
+                    data = packed.read(place)
+                    if number == 0:
+                        return load_pixels(data, spec, limits).pixels
+                    seed = image_seed(settings.seed, number, place)
+                    return augmented(data, spec, limits, augment, seed)
 
-            for start in range(0, n_images, _BLOCK):
-                places = range(start, min(start + _BLOCK, n_images))
-                for number in range(settings.views):
-                    pixels = list(threads.map(view, places, [number] * len(places)))
-                    features_VNF[number, start : start + len(places)] = session.run_raw(pixels)
-                advance(places.stop)
-            features_VNF.flush()
-            del features_VNF
-        aside.replace(path)
+                for start in range(0, n_images, _BLOCK):
+                    places = range(start, min(start + _BLOCK, n_images))
+                    for number in range(settings.views):
+                        pixels = list(threads.map(view, places, [number] * len(places)))
+                        features_VNF[number, start : start + len(places)] = session.run_raw(pixels)
+                    advance(places.stop)
+                features_VNF.flush()
+                del features_VNF
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
     advance(n_images)
     mapped: NDArray[np.float32] = np.load(path, mmap_mode="r")
     return mapped

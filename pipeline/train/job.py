@@ -13,7 +13,7 @@ import torch
 from pipeline.catalog.source import SourceSpec
 from pipeline.config import TrainConfig
 from pipeline.errors import ModelError, ObjectMissing
-from pipeline.fingerprint import task_key
+from pipeline.fingerprint import digest, task_key
 from pipeline.model.file import read_model
 from pipeline.storage import layout
 from pipeline.storage.store import ObjectStore
@@ -58,7 +58,7 @@ class TrainJob:
             self.source,
             self.spec,
             self.images.rows,
-            name=self.images.digest(),
+            name=self._data_digest(),
             folder=self.folder,
             preprocess=plain_input(size),
             limits=self.limits,
@@ -68,7 +68,7 @@ class TrainJob:
     def key(self) -> str:
         """The name of this training: what it is derived from."""
         trunk_id = "" if self.trunk is None else read_model(self.trunk, "trunk").model_id
-        return training_key(self.settings, self.images.digest(), trunk_id)
+        return training_key(self.settings, self._data_digest(), trunk_id)
 
     def data(self, packed: PackedImages) -> Data:
         """Labels and split of the usable images."""
@@ -101,7 +101,11 @@ class TrainJob:
         settings = self.settings
         facts = {"augment": asdict(augment_of(settings)), "views": settings.views, "seed": settings.seed}
         trunk_id = "" if self.trunk is None else read_model(self.trunk, "trunk").model_id
-        return task_key("features", 1, facts, [self.images.digest(), trunk_id])
+        return task_key("features", 1, facts, [self._data_digest(), trunk_id])
+
+    def _data_digest(self) -> str:
+        """What the usable images are derived from: the listed ones, and what decoding refuses."""
+        return digest([self.images.digest(), asdict(self.limits)])
 
     def run(
         self, ranks: Ranks | None = None, device: str = "cpu", advance: Advance = _nobody

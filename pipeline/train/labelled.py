@@ -96,7 +96,7 @@ def split_by_identity(
     An image with many labels goes with the first of them.
 
     Raises:
-        UsageError: fewer than four classes.
+        UsageError: fewer than four classes, or those set apart have one image each.
     """
     if len(images.names) < 4:
         raise UsageError(
@@ -112,6 +112,12 @@ def split_by_identity(
     apart[order[:n_apart]] = True
     firsts_N = images.labels if images.labels.ndim == 1 else images.labels.argmax(axis=1)
     held_N = apart[firsts_N.astype(np.int64)]
+    of_class = np.bincount(firsts_N[held_N]) if images.labels.ndim == 1 else images.labels[held_N].sum(axis=0)
+    if of_class.max(initial=0) < 2:
+        raise UsageError(
+            f"the {n_apart} classes set apart for validation have one image each: none can be found again",
+            fix="raise train.validation_share, take another train.seed, or leave such classes out",
+        )
     return np.flatnonzero(~held_N), np.flatnonzero(held_N)
 
 

@@ -7,10 +7,12 @@ import pytest
 
 from pipeline.catalog.source import SourceSpec
 from pipeline.catalog.table import ListedImage, ListingBuilder
-from pipeline.errors import UsageError
+from pipeline.config import TrainConfig
+from pipeline.errors import StorageError, UsageError
 from pipeline.images.augment import NO_AUGMENT, Augment, augmented
 from pipeline.images.preprocess import load_pixels
 from pipeline.storage.local import LocalStore
+from pipeline.train.job import TrainJob
 from pipeline.train.labelled import LabelledImages, labelled_images, split_by_identity
 from pipeline.train.packed import pack_images, plain_input
 from pipeline.train.sampling import BatchPlan
@@ -74,6 +76,13 @@ def test_split_keeps_each_class_on_one_side_and_does_not_depend_on_the_order() -
     assert {names[39 - row] for row in reversed_held} == apart
     with pytest.raises(UsageError, match="two to train on and two to validate on"):
         split_by_identity(labelled("a", "b", "c"), 0.2, seed=0)
+
+
+@pytest.mark.parametrize("separator", [None, ";"])
+def test_classes_that_cannot_validate_are_refused_before_a_training_begins(separator: str | None) -> None:
+    images = labelled(*[f"alone{n}" for n in range(30)], "a", "a", "b", "b", separator=separator)
+    with pytest.raises(UsageError, match="the 6 classes set apart for validation have one image each"):
+        split_by_identity(images, 0.2, seed=0)
 
 
 def test_every_batch_has_so_many_images_of_so_many_classes() -> None:
@@ -140,6 +149,29 @@ def test_pack_keeps_what_can_be_decoded_and_counts_the_rest(tmp_path: Path) -> N
     assert seen == [1, 2, 3, 4, 4]
     (folder / "0.jpg").unlink()
     assert pack() == list(files.values())  # out of the pack
+
+
+def test_other_limits_of_decoding_are_another_pack_and_another_training(tmp_path: Path) -> None:
+    folder = write_folder(
+        tmp_path / "photos", {f"{name}/{n}.jpg": jpeg(30, 40, seed=n) for name in "abcd" for n in range(2)}
+    )
+    images = labelled_images(list_of(folder, tmp_path).images(), "@folder")
+
+    def job(**limits: int) -> TrainJob:
+        return TrainJob(
+            settings=TrainConfig(size=(16, 16)),
+            images=images,
+            source=LocalStore(folder),
+            spec=SourceSpec(uri=str(folder)),
+            store=LocalStore(tmp_path / "store"),
+            folder=tmp_path / "cache",
+            limits=DecodeLimits(**limits),
+        )
+
+    with pytest.raises(StorageError, match="none of 8 images"):
+        job(max_side_px=20).pack()
+    assert job().pack().rejected == {}
+    assert job().key() != job(max_side_px=20).key()
 
 
 def test_changes_of_an_image_follow_from_the_seed_and_none_change_nothing() -> None:
