@@ -3,8 +3,8 @@
 Choosing compares thousands of queries with every row, under filters too. Between two such nights C and probes
 are kept as they are and only the recall is measured, of the real search: the exact neighbours it is measured
 against are carried over in the cache folder, so that only what changed is compared. They are chosen anew when
-the rows have drifted from the encoder, when ``index.calibrate_nights`` is over, or when the measured recall
-no longer reaches its target.
+the rows have drifted from the encoder, when ``index.calibrate_nights`` is over, when the measured recall no
+longer reaches its target, or when filters leave more rows than were measured.
 """
 
 import os
@@ -35,7 +35,7 @@ from pipeline.snapshot.rows import Mask
 from pipeline.storage.receipts import read_receipt
 from pipeline.storage.store import ObjectStore
 
-_RECALL_FELL = "the recall fell below its target"
+_DOES_NOT_HOLD = "the recall fell below its target, or there are more rows under a filter than were measured"
 
 
 def calibration_settings(config: IndexConfig) -> CalibrationSettings:
@@ -65,7 +65,7 @@ def calibrate_stage(
     if point is not None and not why:
         truth = partial(_neighbours, run.cache, encoder, [ref.key for ref in refs])
         held = kept(point, encoder, shards, truth)
-        why = "" if held is not None else _RECALL_FELL
+        why = "" if held is not None else _DOES_NOT_HOLD
     calibration = held or calibrate(encoder, shards, settings, advance=run.progress.advance)
     run.progress.advance(steps)
     run.events.record(

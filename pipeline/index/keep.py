@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from pipeline.index.arrays import KeyArray
 from pipeline.index.bootstrap import Bootstrap, queries_needed
 from pipeline.index.calibrate import EXACT_BELOW, check_self_queries, search_recall
-from pipeline.index.calibration import Calibration
+from pipeline.index.calibration import GATHERED_ROWS, Calibration
 from pipeline.index.encoder import Encoder
 from pipeline.index.order import Neighbours
-from pipeline.index.queries import QuerySet, catalog_queries, keys_of
+from pipeline.index.queries import QuerySet, catalog_queries, keys_of, share_of
 from pipeline.index.sample import MAX_QUERIES
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard
@@ -33,8 +34,9 @@ def kept(
 ) -> Calibration | None:
     """``point`` with tonight's recall; None where it does not hold and C has to be chosen anew.
 
-    It holds if the lower bound reaches the target at every k at which it did before. Deterministic, whatever
-    the index shards, the threads, and how ``truth`` came about.
+    It holds if the lower bound reaches the target at every k at which it did before, and no share of the rows
+    is scanned under a filter of which all were compared when C was chosen. Deterministic, whatever the index
+    shards, the threads, and how ``truth`` came about.
 
     Args:
         point: of an earlier night, chosen from catalog rows for the same encoder and settings.
@@ -48,6 +50,8 @@ def kept(
         return None
     needed = queries_needed(point.target)
     keys = keys_of(shards, encoder.seed)
+    if _outgrown(point, shards, keys):
+        return None
     _, queries = catalog_queries(shards, keys, encoder.fit_threshold, max(MAX_QUERIES, needed))
     if len(queries) < needed:
         return None
@@ -62,3 +66,12 @@ def kept(
         if found[k].low < point.target <= point.ann_recall[k].low:
             return None
     return replace(draft, ann_recall=found)
+
+
+def _outgrown(point: Calibration, shards: Sequence[IndexShard], keys: Sequence[KeyArray]) -> bool:
+    """Whether a filter leaves too many rows to compare all of them, for which no C was measured."""
+    return any(
+        under.candidates is None
+        and sum(shard.n_live for shard in share_of(shards, keys, under.share)) > GATHERED_ROWS
+        for under in point.filtered
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.index import keep
 from pipeline.index.arrays import Float32Array
 from pipeline.index.calibrate import calibrate
 from pipeline.index.calibration import Calibration
@@ -14,7 +15,7 @@ from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.exact import nearest
 from pipeline.index.keep import kept
 from pipeline.index.order import Neighbours
-from pipeline.index.queries import QuerySet
+from pipeline.index.queries import QuerySet, keys_of, share_of
 from pipeline.index.sample import fit_sample, seeded_order
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard
@@ -77,6 +78,21 @@ def test_point_whose_recall_fell_does_not_hold(tmp_path: Path) -> None:
     point = calibrate(encoder, [shard])
     fewer = replace(point, candidates={k: k for k in point.candidates})
     assert kept(fewer, encoder, [shard], brute_force) is None
+
+
+def test_point_does_not_hold_where_a_filter_leaves_more_rows_than_are_all_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows under a filter were compared when C was chosen; the limit falls in place of growing rows."""
+    encoder = fitted(X_ND)
+    shard = open_shard(tmp_path, IDS, X_ND, encoder)
+    point = calibrate(encoder, [shard])
+    assert [under.candidates for under in point.filtered] == [None] * 4
+    half = sum(one.n_live for one in share_of([shard], keys_of([shard], encoder.seed), 0.5))
+    monkeypatch.setattr(keep, "GATHERED_ROWS", half)
+    assert kept(point, encoder, [shard], brute_force) is not None
+    monkeypatch.setattr(keep, "GATHERED_ROWS", half - 1)
+    assert kept(point, encoder, [shard], brute_force) is None
 
 
 def test_point_without_evidence_does_not_hold(tmp_path: Path) -> None:
