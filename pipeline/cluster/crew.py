@@ -57,8 +57,16 @@ def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> No
             f"Ray did not start on {address or 'this machine'}: {first_line(exc)}",
             fix="check --ray-address and its token (RAY_AUTH_TOKEN), free memory and /tmp",
         ) from exc
+    keep_on_terminate(on_terminate)
+
+
+def keep_on_terminate(handler: Any = None) -> None:
+    """SIGTERM does again what it did before Ray came, whose own handler would end the process on the spot.
+
+    Only the main thread may say so: where another has started Ray, the main thread calls it again after.
+    """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would end the process on the spot
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) if handler is None else handler)
 
 
 def stop() -> None:

@@ -144,6 +144,7 @@ class RayPool:
     def _start(self) -> None:
         if self._starting is not None:
             self._starting.result()
+            self._crews.keep_on_terminate()
         else:
             self._start_now()
 
