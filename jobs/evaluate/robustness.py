@@ -169,9 +169,10 @@ def _judge(
     ]
     encoder = snapshot.searcher.encoder if same_model else None
     codes = [*code_qualities(clean, x_ND, encoder)]
-    others_ND = _others(snapshot, set(ids)) if same_model else x_ND
+    others_ND = _others(snapshot, set(ids)) if same_model else None
+    fitted_on_ND = x_ND if others_ND is None else others_ND
     dims = [d for d in _DIMS if d < x_ND.shape[1]]
-    codes += projected_qualities(clean, x_ND, others_ND, dims)
+    codes += projected_qualities(clean, x_ND, fitted_on_ND, dims)
     return {
         "far": far,
         "n_images": len(ids),
@@ -181,7 +182,8 @@ def _judge(
         "clean": asdict(clean.quality()),
         "levels": levels,
         "codes": [one.to_json() for one in codes],
-        "n_projection_fitted_on": len(others_ND),
+        "n_projection_fitted_on": len(fitted_on_ND),
+        "projection_fitted_on_sample": others_ND is None,
         "seed": seed,
         "n_resamples": RESAMPLES,
     }
@@ -214,9 +216,9 @@ def _level(
     }
 
 
-def _others(snapshot: OpenSnapshot, sampled: set[str]) -> Vectors:
-    """Vectors of images that are not in the sample, to fit a projection on."""
+def _others(snapshot: OpenSnapshot, sampled: set[str]) -> Vectors | None:
+    """Vectors of images that are not in the sample, to fit a projection on; None if there are too few."""
     others = [row for row, one in enumerate(snapshot.live["image_id"].to_pylist()) if one not in sampled]
     step = max(1, len(others) // _FIT_ROWS)
     vectors: Vectors = snapshot.vectors
-    return vectors[others[::step]] if len(others) >= vectors.shape[1] else vectors
+    return vectors[others[::step]] if len(others) >= vectors.shape[1] else None

@@ -205,7 +205,7 @@ def compare(benchmark: Benchmark, options: Options | None = None) -> Comparison:
     )
     identical = np.array_equal(benchmark.old_ND, benchmark.new_NE)
     if identical:  # not an estimate
-        found = {name: replace(one, low=0.0, high=0.0) for name, one in found.items()}
+        found = {name: replace(one, low=0.0, high=0.0, minimum_detectable=0.0) for name, one in found.items()}
     n_groups = len(set(group_Q))
     verdict = verdict_of(found[options.metric], options.margin, n_groups)
     return Comparison(

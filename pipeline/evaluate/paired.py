@@ -144,7 +144,10 @@ def paired_differences(
     high_M = np.where((total_GM > 0).any(axis=0), high_M, np.maximum(high_M, mean_M + unseen))
     p_M, _ = sign_flip_p_values(total_GM, seed=seed, n_permutations=n_permutations)
     normal = NormalDist()
-    detectable_M = (normal.inv_cdf(1 - LEVEL / 2) + normal.inv_cdf(_POWER)) * resampled_RM.std(axis=0, ddof=1)
+    detectable_M: Floats = (normal.inv_cdf(1 - LEVEL / 2) + normal.inv_cdf(_POWER)) * resampled_RM.std(
+        axis=0, ddof=1
+    )
+    detectable_M = np.where((total_GM != 0).any(axis=0), detectable_M, unseen)  # no change shows no spread
     return {
         name: PairedDifference(
             old=float(old_QM[:, m].mean()),

@@ -160,7 +160,9 @@ def _encode(
     weight_P /= np.bincount(pairs.row, weights=weight_P, minlength=len(x_XD))[pairs.row]
     code = sparse.csr_array((weight_P, (pairs.row, pairs.col)), near.shape)
     if k2 > 1:
-        code = _lists(first_XL[:, :k2], gone_X) @ code / min(k2, first_XL.shape[1])
+        lists = _lists(first_XL[:, :k2], gone_X)
+        n_listed_X = np.asarray(lists.sum(axis=1)).ravel()  # fewer than k2 where a set has fewer
+        code = sparse.diags_array(1 / np.maximum(n_listed_X, 1)) @ (lists @ code)
     return code.tocsr()
 
 

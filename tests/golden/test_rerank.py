@@ -86,6 +86,15 @@ def test_k_reciprocal_jaccard_distance_alone() -> None:
     np.testing.assert_allclose(found[0, 1:], (0.504041, 0.498919, 0.800691, 1, 1, 1), atol=1e-5)
 
 
+def test_places_of_nobody_change_no_distance_however_few_images_there_are() -> None:
+    local = LocalReciprocal(k1=3, k2=10)
+    few_QXD = RECIPROCAL_BASE[None, :5]
+    padded_QXD = np.pad(few_QXD, ((0, 0), (0, 6), (0, 0)))
+    alone = local.distances(few_QXD, np.ones((1, 4), dtype=np.bool_))
+    among_nobody = local.distances(padded_QXD, np.arange(10)[None] < 4)
+    np.testing.assert_allclose(among_nobody[:, :4], alone, atol=1e-6)
+
+
 def test_augmentation_orders_by_where_the_candidates_moved() -> None:
     moved_ND = augmented(base(), np.arange(4), 2, 3.0)
     expected = np.argsort(-(moved_ND @ QUERY[0]), kind="stable")

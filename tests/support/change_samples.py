@@ -102,6 +102,7 @@ def robustness_result(base: LabelledVectors) -> dict[str, Any]:
         "clean": asdict(clean.quality()),
         "levels": levels,
         "codes": [one.to_json() for one in codes],
+        "projection_fitted_on_sample": True,
         "seed": 0,
         "n_resamples": 50,
         "software": {"bitsieve": "0.1.0"},

@@ -75,6 +75,7 @@ def test_no_loss_seen_is_not_no_loss() -> None:
     found = difference({"old": ones, "new": ones}, groups)
     unseen = 1 - 0.025 ** (1 / 30)
     assert (found.low, found.high) == (pytest.approx(-unseen), pytest.approx(unseen))
+    assert found.minimum_detectable == pytest.approx(unseen)
     assert verdict_of(found, 0.01, 30) is Verdict.INCONCLUSIVE
     assert verdict_of(found, 0.2, 30) is Verdict.NOT_WORSE
 

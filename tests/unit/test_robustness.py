@@ -109,7 +109,9 @@ def test_images_that_are_lost_are_no_loss_of_the_others(vectors: np.ndarray) -> 
 
 def test_page_says_which_levels_reject_images(vectors: np.ndarray) -> None:
     result = robustness_result(LabelledVectors(x_ND=vectors, ids=[f"{n:03d}" for n in ROWS], labels=LABELS))
-    assert "images are rejected" not in render_html(robustness_document(result), {})
+    page = render_html(robustness_document(result), {})
+    assert "images are rejected" not in page
+    assert "of vectors of the sample itself, which flatters them" in page
     few, none = result["levels"][:2]
     few["n_rejected"], none["n_rejected"] = 3, 250
     del none["one_sided"]
@@ -204,6 +206,7 @@ def test_command_embeds_every_level_through_the_pipeline(
         None,
     )  # the index holds another model's vectors
     assert [one["name"] for one in found["codes"] if "rotated" in one["name"]] == []
+    assert (found["n_projection_fitted_on"], found["projection_fitted_on_sample"]) == (47, True)
     code, answer = robustness("--sample", "20", "--damage", "jpeg")
     assert code == 2
     assert "at least 500 are needed to say anything of a rate of 0.02" in answer["error"]["message"]

@@ -59,7 +59,7 @@ def robustness_document(result: Mapping[str, Any]) -> Document:
             *_moved_together(levels, result["far"]),
             *_rejected(result["levels"]),
         ),
-        sections=(*sections, _codes(result["codes"], clean)),
+        sections=(*sections, _codes(result, clean)),
         methods=(
             *_methods(result),
             *provenance(result["model_id"], result["snapshot"], result["digest"], result["software"]),
@@ -228,7 +228,7 @@ def _two_sided(levels: Sequence[Level]) -> Table:
     return Table(title="At the clean threshold", columns=columns, rows=rows)
 
 
-def _codes(codes: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> Section:
+def _codes(result: Mapping[str, Any], clean: Mapping[str, Any]) -> Section:
     rows = tuple(
         (
             one["name"] + (" (projected)" if one["projected"] else ""),
@@ -243,14 +243,16 @@ def _codes(codes: Sequence[Mapping[str, Any]], clean: Mapping[str, Any]) -> Sect
             ),
             f"{one['quality']['val'] - clean['val']:+.4f}",
         )
-        for one in codes
+        for one in result["codes"]
+    )
+    fitted_on = (
+        "of the sample itself, which flatters them" if result["projection_fitted_on_sample"] else "outside it"
     )
     columns = ("vectors", "bytes", "VAL", "success at 1", "VAL less the whole vector's")
     return Section(
         title="Smaller vectors",
-        note="Compared directly, without a second stage. Projected: by principal components of vectors "
-        "outside the "
-        "sample, not by a model trained for so few dimensions.",
+        note="The sample's vectors compared directly, without a second stage. Projected: by principal "
+        f"components of vectors {fitted_on}, not by a model trained for so few dimensions.",
         blocks=(Table(columns=columns, rows=rows),),
     )
 
