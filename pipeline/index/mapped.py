@@ -4,8 +4,10 @@ The pages that were written belong to the file; `release` gives them up, and the
 it likes.
 """
 
+import errno
 import io
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.errors import no_room
+
+_CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)  # some file systems
 
 
 class MappedArray:
@@ -33,15 +39,32 @@ class MappedArray:
 def create_array(
     path: Path, header: bytes, shape: tuple[int, ...], dtype: npt.DTypeLike
 ) -> Iterator[MappedArray]:
-    """A new file of ``header`` and then zeros for an array of this shape, C order."""
+    """A new file of ``header`` and then zeros for an array of this shape, C order.
+
+    Raises:
+        StorageError: the disk has no room for it.
+    """
     dtype = np.dtype(dtype)
     n_bytes = int(np.prod(shape)) * dtype.itemsize
     with path.open("wb+") as file:
         file.write(header)
-        file.truncate(len(header) + n_bytes)
         file.flush()
+        _reserve(file.fileno(), path, len(header) + n_bytes)
         mapping = mmap.mmap(file.fileno(), len(header) + n_bytes)
         yield MappedArray(mapping, np.ndarray(shape, dtype, buffer=mapping, offset=len(header)))
+
+
+def _reserve(handle: int, path: Path, n_bytes: int) -> None:
+    """Makes the file so long, and takes the room: a mapped page without any would end the process."""
+    try:
+        os.ftruncate(handle, n_bytes)
+        os.posix_fallocate(handle, 0, n_bytes)
+    except OSError as exc:
+        full = no_room(exc, str(path))
+        if full is not None:
+            raise full from exc
+        if exc.errno not in _CANNOT_RESERVE:
+            raise
 
 
 def npy_header(shape: tuple[int, ...], dtype: npt.DTypeLike) -> bytes:

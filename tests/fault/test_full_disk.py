@@ -104,6 +104,35 @@ def test_search_whose_cache_is_full_says_what_to_free_and_works_once_there_is_ro
     assert [match["id"] for match in found] == ["3.jpg"]
 
 
+_BUILDER = """
+import sys
+from pathlib import Path
+from pipeline.errors import StorageError
+from pipeline.index.mapped import create_array, npy_header
+
+shape = (1 << 20,)
+try:
+    with create_array(Path(sys.argv[1]), npy_header(shape, "uint8"), shape, "uint8") as mapped:
+        mapped.array[:] = 1
+except StorageError as exc:
+    print(exc.message)
+"""
+
+
+def test_index_shard_that_the_disk_has_no_room_for_is_an_error_and_ends_no_process(
+    make_disk: MakeDisk, tmp_path: Path
+) -> None:
+    """Pages of a mapped file that find no room would be a bus error."""
+    with make_disk(tmp_path / "cache", 64) as disk:
+        done = subprocess.run(
+            [sys.executable, "-c", _BUILDER, disk.folder / "vectors.npy"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert "vectors.npy could not be written: no space left" in done.stdout
+
+
 _WRITER = """
 import resource, sys
 from pipeline.errors import StorageError
