@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.catalog.table import Catalog
+from pipeline.catalog.table import Catalog, batches
 from pipeline.embed.task import PART, REJECTS
 from pipeline.errors import DataCorrupt
 from pipeline.fingerprint import canonical_json, sealed, sha256_hex, task_key
@@ -29,6 +29,7 @@ from pipeline.storage.store import ObjectStore
 STAGE = "purge"
 STAGE_VERSION = 1
 _ROWS = ".rows.arrow"
+_BATCH_ROWS = 65_536
 _PURGED = re.compile(r"collections/[^/]+/purged/([^/]+)\.json")
 _TABLES = ("embeddings/", "rejects/", "attributes/", "listings/")
 
@@ -74,7 +75,11 @@ def not_purged(store: ObjectStore, table: pa.Table) -> pa.Table:
     purged = purged_digests(store)
     if not purged:
         return table
-    kept = [id_digest(image_id) not in purged for image_id in table["image_id"].to_pylist()]
+    kept = [
+        id_digest(image_id) not in purged
+        for batch in batches(table.select(["image_id"]), _BATCH_ROWS)  # millions of ids at once are heavy
+        for image_id in batch["image_id"].to_pylist()
+    ]
     return table.filter(pa.array(kept, type=pa.bool_()))
 
 

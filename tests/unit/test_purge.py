@@ -13,6 +13,8 @@ from jobs.cli import run
 from pipeline.catalog.change_list import read_changes
 from pipeline.snapshot.expire import Retention, carry_out, plan_expiry, server_now_s
 from pipeline.snapshot.publish import newest_sequence, snapshot
+from pipeline.snapshot.purge import not_purged, remember
+from pipeline.storage.local import LocalStore
 from tests.support.ages import let_pass
 from tests.support.nights import Collection, live
 from tests.support.tiny_catalogs import GARBAGE, jpeg, tar_of, write_folder, write_tar
@@ -34,6 +36,13 @@ def shop(tmp_path: Path) -> Collection:
     shop.night()
     let_pass(tmp_path / "store", 20)
     return shop
+
+
+def test_catalog_of_any_length_lists_no_purged_image(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    ids = [f"{number}.jpg" for number in range(70_000)]
+    remember(store, "main", [ids[1], ids[-1]], when="today", reason="asked")
+    assert not_purged(store, pa.table({"image_id": ids}))["image_id"].to_pylist() == [ids[0], *ids[2:-1]]
 
 
 def purge(shop: Collection, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
