@@ -1,7 +1,7 @@
 """Keeps the cache folder of downloads within its size: what was used longest ago goes first.
 
 Ours to remove are files whose name is a sha256 (`receipts.fetch` names its copies so and marks every use by
-the time of change), the neighbours that `evaluate index` and a night keep, and what a killed download left.
+the time of change), the neighbours that `evaluate index` and a night keep, and what killed writers left.
 A file that was used within the hour stays, so that no process loses what it has just been told to open; a
 mapped file that goes all the same stays readable.
 """
@@ -18,6 +18,7 @@ _ENTRY = re.compile(r"[0-9a-f]{64}")
 _TRUTHS = "ground-truth"
 _TRUTH = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.np[yz]")
 _ASIDE = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{32}")
+_TRUTH_ASIDE = re.compile(rf"{_TRUTH.pattern}\.[0-9a-f]{{32}}(\.npy)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +54,8 @@ def sweep(folder: Path, limit_bytes: int, now_s: float, keep: Set[str] = frozens
             break
         if entry.path.name not in keep and now_s - entry.used_s > IN_USE_S:
             removed += _remove(entry)
-    left_behind = [entry for entry in _entries(folder, _ASIDE) if now_s - entry.used_s > _ABANDONED_S]
-    abandoned = sum(_remove(entry) for entry in left_behind)
+    asides = [*_entries(folder, _ASIDE), *_entries(folder / _TRUTHS, _TRUTH_ASIDE)]
+    abandoned = sum(_remove(entry) for entry in asides if now_s - entry.used_s > _ABANDONED_S)
     return Swept(removed_bytes=removed + abandoned, kept_bytes=total - removed)
 
 

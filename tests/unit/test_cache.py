@@ -47,13 +47,16 @@ def test_what_is_in_use_stays_even_beyond_the_limit(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [opened, recent]
 
 
-def test_files_of_others_stay_and_what_killed_downloads_left_goes(tmp_path: Path) -> None:
+def test_files_of_others_stay_and_what_killed_writers_left_goes(tmp_path: Path) -> None:
     kept = [
         _entry(tmp_path, name, 10**7) for name in ("notes.txt", "peers/env", "a" * 63, f"{_sha('a')}.part")
     ]
     fresh = _entry(tmp_path, f"{_sha('a')}.{'1' * 32}", 3_600)
     _entry(tmp_path, f"{_sha('b')}.{'1' * 32}", 2 * 86_400)
-    _entry(tmp_path / "ground-truth", f"{_sha('c')}-{'2' * 16}.npy", 10**6)
+    truth = f"{_sha('c')}-{'2' * 16}.np"
+    for name in ("y", f"z.{'1' * 32}", f"y.{'1' * 32}.npy"):
+        _entry(tmp_path / "ground-truth", f"{truth}{name}", 10**6)
+    kept.append(f"ground-truth/{_entry(tmp_path / 'ground-truth', f'{truth}z.' + '3' * 32, 3_600)}")
     sweep(tmp_path, 0, NOW)
     left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == sorted([*kept, fresh])
