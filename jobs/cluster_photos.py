@@ -140,6 +140,7 @@ def _clusters(
         "neighbours": neighbours,
         **sizes(found.cluster_N),
         "n_components_cut": found.n_components_cut,
+        "n_crowded": found.n_crowded,
         "label": column,
         "quality": None if quality is None else asdict(quality),
         "hubness": hubs.to_json(),
@@ -161,6 +162,11 @@ def _in_words(result: dict[str, Any], quality: ClusteringQuality | None, hubs: H
         f"one image, the largest of {result['largest']:,} ({result['linkage']} linkage, threshold "
         f"{result['threshold']:.4f})"
     ]
+    if result["n_crowded"]:
+        lines.append(
+            f"  {result['n_crowded']:,} images have {result['neighbours']} neighbours or more below the "
+            "threshold: with more --neighbours clusters may join"
+        )
     if quality is not None:
         for name, agreement in (("BCubed", quality.bcubed), ("pairwise", quality.pairwise)):
             lines.append(

@@ -38,10 +38,13 @@ class Clustering:
     Attributes:
         cluster_N: Numbered from 0: the largest first, among equals by the first image.
         n_components_cut: Components that were too large to be merged as a whole.
+        n_crowded: Images all of whose neighbours given lie below the threshold: they may have more, by which
+            components would be joined.
     """
 
     cluster_N: Ints
     n_components_cut: int
+    n_crowded: int
 
     @property
     def size_C(self) -> Ints:  # noqa: N802 - C is the shape
@@ -78,8 +81,10 @@ def cluster(
     left_P, nth_P = np.nonzero((neighbour_NK >= 0) & (distance_NK < threshold))
     right_P, distance_P = neighbour_NK[left_P, nth_P].astype(np.int64), distance_NK[left_P, nth_P]
     component_N = _components(len(x_ND), left_P, right_P)
+    n_given = neighbour_NK.shape[1]
+    n_crowded = int((np.bincount(left_P) == n_given).sum()) if n_given < len(x_ND) - 1 else 0
     if linkage == "single":
-        return Clustering(cluster_N=_by_size(component_N), n_components_cut=0)
+        return Clustering(cluster_N=_by_size(component_N), n_components_cut=0, n_crowded=n_crowded)
     oversized = np.flatnonzero(np.bincount(component_N) > largest)
     for number in oversized.tolist():
         inside_P = component_N[left_P] == number
@@ -90,7 +95,7 @@ def cluster(
         merged_C = _merged(x_ND[rows_C], threshold, linkage)
         cluster_N[rows_C] = n_clusters + merged_C
         n_clusters += int(merged_C.max()) + 1
-    return Clustering(cluster_N=_by_size(cluster_N), n_components_cut=len(oversized))
+    return Clustering(cluster_N=_by_size(cluster_N), n_components_cut=len(oversized), n_crowded=n_crowded)
 
 
 def _components(n: int, left_P: Ints, right_P: Ints) -> Ints:

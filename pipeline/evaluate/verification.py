@@ -76,7 +76,7 @@ def verify_pairs(
         options: Rates, thresholds, seed.
 
     Raises:
-        UsageError: if no pair has both vectors, a fold is empty then, or a vector is not finite.
+        UsageError: if no pair has both vectors, those that have are of one fold, or a vector is not finite.
     """
     options = options or Options()
     row_of = {image_id: row for row, image_id in enumerate(ids)}

@@ -90,10 +90,10 @@ def labelled_images(rows: pa.Table, label: str, separator: str | None = None) ->
 def split_by_identity(
     images: LabelledImages, share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows to train on and those to validate on, ascending; a class is on one side only.
+    """The rows to train on and those to validate on, ascending; classes of single labels are on one side.
 
     The classes with the smallest ``sha256(seed, name)`` are set apart, at least two and at most all but two.
-    An image with many labels goes with the first of them.
+    An image with many labels goes with the first of them; the others may be on both sides.
 
     Raises:
         UsageError: fewer than four classes, or those set apart have one image each.

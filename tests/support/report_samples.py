@@ -250,6 +250,7 @@ def sample_clusters(text: str) -> Document:
             "largest": 530,
             "sizes": [{"from": 1, "to": 1, "groups": 3_267}, {"from": 257, "to": 512, "groups": 1}],
             "n_components_cut": 1,
+            "n_crowded": 2,
             "quality": {
                 "n_judged": 13_233,
                 "n_labels": 5_749,

@@ -47,6 +47,13 @@ def test_clusters_are_those_of_merging_all_images_at_once(linkage: Linkage, thre
     assert (np.diff(found.size_C) <= 0).all()
 
 
+def test_too_few_neighbours_may_split_clusters_and_are_counted() -> None:
+    x_ND, _ = identities()
+    whole, few = (cluster(x_ND, *neighbours(x_ND, k), 0.6, linkage="single") for k in (N - 1, 1))
+    assert whole.n_crowded == 0 < few.n_crowded
+    assert len(few.size_C) > len(whole.size_C)
+
+
 def test_component_that_is_too_large_is_cut_and_counted() -> None:
     x_ND, label_N = identities()
     near = neighbours(x_ND, 32)

@@ -37,6 +37,15 @@ def clusters_document(result: Mapping[str, Any], snapshot: int, digest: str) -> 
                 detail="They were cut at a smaller distance first: some clusters may be split.",
             )
         )
+    if result["n_crowded"]:
+        findings.append(
+            Finding(
+                mark=Mark.NOTE,
+                text=f"{count(result['n_crowded'])} images have as many neighbours below the threshold as "
+                "were asked for.",
+                detail="They may have more, which would join clusters: raise --neighbours, and compare.",
+            )
+        )
     blocks: list[Block] = [_facts(result), _sizes("clusters", result["sizes"])]
     if quality is not None:
         blocks.append(_quality_table(quality))
