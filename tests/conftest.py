@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import ceph as ceph_support
 from tests.support.command import Command
@@ -38,12 +40,16 @@ def absent(part: str, message: str) -> NoReturn:
     pytest.skip(message)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of real parts go to one process: they share a Ceph cluster, and they mostly wait."""
-    for item in items:
-        if item.path.parent.name in _REAL:
-            item.add_marker(pytest.mark.xdist_group("real"))
+class RealTogether(LoadScopeScheduling):
+    """One process has all tests of real parts: they share a Ceph cluster, and they mostly wait."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "real" if Path(nodeid.partition("::")[0]).parent.name in _REAL else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RealTogether:
+    """How tests are shared out where there are several processes."""
+    return RealTogether(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
