@@ -200,7 +200,7 @@ def test_run_whose_workers_get_no_memory_ends_soon_and_blames_no_image(
     assert Collection(tmp_path).night().manifest.coverage.embedded == 1
 
 
-def test_run_whose_cluster_loses_its_head_fails_and_goes_on_elsewhere(
+def test_run_whose_cluster_loses_its_head_ends_soon_and_goes_on_elsewhere(
     cluster: RayNodes, shop: Shop, command: Command, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
@@ -209,11 +209,11 @@ def test_run_whose_cluster_loses_its_head_fails_and_goes_on_elsewhere(
         cluster.kill_head()
         begun_s = time.monotonic()
         _, stderr = driver.communicate()
-    assert driver.returncode == 1, stderr  # by Ray: nothing can be said any more
+    # 1 by Ray, when nothing can be said any more; 0 where all was done before Ray gave the head up
+    assert driver.returncode in {0, 1}, stderr
     assert time.monotonic() - begun_s < 60
-    state, done = folder_state(store), receipts(store)
-    assert 3 <= len(done) < shop.n_tasks
+    state = folder_state(store)  # on a fast machine even whole: workers go on while the head might come back
     assert judged(state) == []
-    night = Collection(tmp_path, settings=shop.settings).night()
-    assert night.manifest.coverage.embedded == N_IMAGES
+    found = Collection(tmp_path, settings=shop.settings).night().manifest.coverage
+    assert found.embedded + found.reused == N_IMAGES
     assert judged(folder_state(store), before=state, wanted=shop.undisturbed) == []
