@@ -15,7 +15,7 @@ import typer
 
 from jobs.hooks import REFUSED, announce
 from jobs.limits import limit_in_words
-from jobs.output import hours_in_words, print_result, say
+from jobs.output import AsJson, hours_in_words, print_result, say
 from jobs.place import Source
 from jobs.reindex import Night, backfill
 from jobs.reindex_command import counted_in_words, index_in_words, overrides, refusal
@@ -45,7 +45,7 @@ def command(
         Path | None, typer.Option("-c", "--config", help="TOML file with named catalogs.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Everything for a model, in any number of sittings; ends as a candidate for `bitsieve publish`.
 

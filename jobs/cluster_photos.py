@@ -10,8 +10,8 @@ import typer
 from jobs.evaluate.page import write_page
 from jobs.grouping import Grouping, largest_groups, sizes
 from jobs.near_duplicates import census
-from jobs.output import print_result, visible
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result, visible
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.search_answers import labels_of
 from pipeline.errors import UsageError
 from pipeline.evaluate.clustering import Linkage, cluster
@@ -56,8 +56,8 @@ def command(
     page: Annotated[Path | None, typer.Option(help="HTML contact sheet; JSON beside it.")] = None,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    as_json: AsJson = False,
 ) -> None:
     """Clusters of images that show the same; with --near-duplicates groups of copies.
 

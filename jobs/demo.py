@@ -19,7 +19,7 @@ import typer
 from jobs.demo_catalog import CatalogNight, DemoCatalog, write_demo_catalog, write_second_night
 from jobs.evaluate.retrieval import retrieval_report, write_report
 from jobs.models import BUILTIN
-from jobs.output import print_result, say
+from jobs.output import AsJson, print_result, say
 from jobs.progress import TerminalProgress
 from jobs.reindex import Night, reindex
 from jobs.search import search_images
@@ -40,7 +40,7 @@ def command(
         Path, typer.Option("-o", "--output", help="Folder for everything the demo makes.")
     ] = Path("demo-output"),
     products: Annotated[int, typer.Option(min=20, help="How many products the shop has.")] = 200,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The whole pipeline on a small generated catalog, ending in a report; no network, about a minute.
 

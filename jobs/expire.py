@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.output import print_result, say, visible
+from jobs.output import AsJson, print_result, say, visible
 from jobs.place import Collection, Config, Store, find_place
 from jobs.run import new_run_id, utc_now
 from pipeline.snapshot.expire import DAY_S, Expiry, Retention, carry_out, plan_expiry, server_now_s
@@ -23,7 +23,7 @@ def command(
     older_than: Annotated[float, typer.Option(min=0, help="Days; what is younger stays.")] = 30.0,
     min_age: Annotated[float, typer.Option(min=0, help="Days; no file younger is condemned.")] = 7.0,
     delete: Annotated[bool, typer.Option("--delete", help="Do it; without, only say what would be.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Deletes what no retained snapshot, candidate or live run reaches, a day after its receipt.
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.output import print_result, visible
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result, visible
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from pipeline.snapshot.explain import Explanation, Fate, explain
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.purge import id_digest, purged_digests
@@ -25,8 +25,8 @@ def command(
     store: Store,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    as_json: AsJson = False,
 ) -> None:
     """Why an image is missing, old or rejected, with the evidence.
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.output import print_result
-from jobs.place import Collection, Config, Place, Store, find_place
+from jobs.output import AsJson, print_result
+from jobs.place import Collection, Config, Place, SnapshotNumber, Store, find_place
 from pipeline.errors import UsageError
 from pipeline.exchange.changes import changes_since
 from pipeline.exchange.faiss_index import IDS_SUFFIX, write_faiss
@@ -35,8 +35,8 @@ def command(
     attributes: Annotated[bool, typer.Option("--attributes", help="Attributes go along.")] = False,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    as_json: AsJson = False,
 ) -> None:
     """Hands live rows, changes since a snapshot, or a plain float Faiss index to other engines.
 

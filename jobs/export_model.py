@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.model_file import write_model
-from jobs.output import print_result
+from jobs.output import AsJson, print_result
 from jobs.place import Config, Store, find_place
 from jobs.run import utc_now
 from jobs.train import require_torch
@@ -26,7 +26,7 @@ def command(
     half: Annotated[bool, typer.Option("--half", help="Weights and arithmetic in float16.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a trained network as an ONNX file that `reindex` takes as it is.
 

@@ -9,7 +9,7 @@ import typer
 
 from jobs import sift
 from jobs.model_file import write_model
-from jobs.output import print_result, say
+from jobs.output import AsJson, print_result, say
 from pipeline.errors import ModelError, UsageError
 from pipeline.model.card import ModelCard, card_from_values, preprocess_from_values
 from pipeline.model.described import show_shape
@@ -33,13 +33,12 @@ _WRAP_EXAMPLE = (
     "Example: bitsieve model wrap net.onnx -o faces.onnx --name faces --size 112 --resize shortest "
     "--scale 1 --mean 0,0,0 --std 1,1,1 --normalised --license Apache-2.0"
 )
-_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 @app.command(epilog="Example: bitsieve model show faces.onnx")
 def show(
     file: Annotated[Path, typer.Argument(help="A wrapped ONNX file.", metavar="FILE")],
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a model is, how it wants its input, and its id.
 
@@ -91,7 +90,7 @@ def wrap(
     version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
     train_data: Annotated[str, typer.Option(help="What it was trained on.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a copy of an ONNX model that says how it wants its input, and try it on one image.
 
@@ -152,7 +151,7 @@ def import_(
     output: Annotated[str | None, typer.Option(help="Which output, where there are several.")] = None,
     dim: Annotated[int | None, typer.Option(help="Vector length, where the file does not say.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a copy of a well-known kind of ONNX model with the preprocessing of its family, and try it."""
     if out.exists() and not force:

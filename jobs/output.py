@@ -9,10 +9,15 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
 
 from pipeline.errors import BitsieveError
 
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+JsonFile = Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON here.")]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -20,6 +20,7 @@ Source = Annotated[
 ]
 Store = Annotated[str, typer.Option(help="Folder or s3:// prefix; with -c the name of a catalog.")]
 Collection = Annotated[str | None, typer.Option(help="Collection in the store; `main` if absent.")]
+SnapshotNumber = Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")]
 Config = Annotated[Path | None, typer.Option("-c", "--config", help="TOML file with named catalogs.")]
 
 

@@ -20,7 +20,7 @@ import typer
 from jobs.embedding import embed_settings
 from jobs.look import Listed, image_shards, look
 from jobs.models import collection_model, stored_model
-from jobs.output import hours_in_words, print_result
+from jobs.output import AsJson, hours_in_words, print_result
 from jobs.place import Source
 from jobs.prediction import predict, work_id
 from jobs.reembed import embedded_again
@@ -54,7 +54,7 @@ def command(
         Path | None, typer.Option("-c", "--config", help="TOML file with named catalogs.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What a run would do, how long it would take and what it would cost.
 

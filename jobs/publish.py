@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.hooks import PUBLISHED, REFUSED, announce
-from jobs.output import print_result
+from jobs.output import AsJson, print_result
 from jobs.place import find_place
 from jobs.reindex_command import overrides
 from jobs.run import new_run_id, utc_now
@@ -37,7 +37,7 @@ def command(
         Path | None, typer.Option("-c", "--config", help="TOML file with named catalogs.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Publishes a candidate after the gates, or what another collection has.
 

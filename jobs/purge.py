@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
-from jobs.output import print_result, visible
+from jobs.output import AsJson, print_result, visible
 from jobs.place import Config, Store, find_place
 from jobs.progress import TerminalProgress
 from jobs.rebuild import coverage_of, publish_rebuilt, rebuilt
@@ -73,7 +73,7 @@ def command(
         bool, typer.Option("--forget", help="Do not remember: the next night may bring it back.")
     ] = False,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Removes images from every collection of the store, and says until when which files still hold them.
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
-from jobs.output import print_result
+from jobs.output import AsJson, print_result
 from jobs.place import Collection, Config, Store, find_place
 from jobs.run import default_cache, new_run_id, utc_now
 from pipeline.errors import UsageError
@@ -29,7 +29,7 @@ def command(
     requeue: Annotated[
         list[str] | None, typer.Option(help="Let the next run try this reason again; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The images that the newest snapshot refused: counts by reason, with samples.
 

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from jobs.output import print_result, say, visible
-from jobs.place import Collection, Config, Store, find_place
+from jobs.on_ray import RayAddress, RayWorkers, ray_options
+from jobs.output import AsJson, print_result, say, visible
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.progress import TerminalProgress
 from jobs.search_answers import Answer, Question, answer_schema, answers, as_json, question
 from jobs.search_file import AnswerFile
 from jobs.search_model import query_model
 from jobs.search_queries import ParquetColumns, QueryModel, Source, count_queries, query_sources, read_queries
 from jobs.search_ray import ray_search
-from pipeline.cluster.pool import ClusterOptions
 from pipeline.errors import UsageError
 from pipeline.index.search import SearchResult
 from pipeline.snapshot.distinct import Search
@@ -70,16 +70,12 @@ def command(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write a Parquet file.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Spread the index shards over Ray actors.")] = False,
-    ray_address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; embedded Ray if absent. Implies --ray.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="How many actors; one per core if absent.")
-    ] = None,
+    ray_address: RayAddress = None,
+    workers: RayWorkers = None,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    as_json: AsJson = False,
 ) -> None:
     """The images nearest to the given ones; the model comes from the store.
 
@@ -91,16 +87,14 @@ def command(
     asking = query_model(snapshot, model, adapter)
     if chosen is not None:
         Filter(chosen).mask(snapshot.attributes[:0])  # refused here, not by an actor
-    if workers is not None and not (ray or ray_address):
-        raise UsageError("--workers counts Ray actors, and there are none", fix="add --ray")
-    if rerank is not None and (ray or ray_address or collapse):
+    cluster = ray_options(ray, ray_address, workers)
+    if rerank is not None and (cluster or collapse):
         raise UsageError(
             f"--rerank works in one process and on images, not with --{'collapse' if collapse else 'ray'}",
             fix="leave one of the two out",
         )
-    if ray or ray_address:
-        options = ClusterOptions(address=ray_address, n_workers=workers)
-        opened: AbstractContextManager[FoundImages] = ray_search(snapshot, chosen, options, exact=exact)
+    if cluster is not None:
+        opened: AbstractContextManager[FoundImages] = ray_search(snapshot, chosen, cluster, exact=exact)
     else:
         search_here = LocalSearch.over(snapshot, None if chosen is None else Filter(chosen), exact=exact)
         opened = nullcontext(search_here if rerank is None else _reranked(snapshot, search_here, rerank))

@@ -9,7 +9,7 @@ import typer
 
 from jobs.evaluate.embedded_sample import image_batches
 from jobs.model_file import write_model
-from jobs.output import print_result
+from jobs.output import AsJson, print_result
 from jobs.place import Collection, Config, Store, find_place
 from pipeline.errors import SourceError, UsageError
 from pipeline.images.decode import ImageRejected, quiet_decoder_warnings
@@ -33,9 +33,7 @@ def command(
     collection: Collection = None,
     config: Config = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit SIFT and a bag of visual words on a published collection; the model is an ONNX file like any other.
 

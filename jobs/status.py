@@ -8,11 +8,9 @@ import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from jobs.output import print_result, say
+from jobs.output import AsJson, print_result, say
 from jobs.place import Collection, Config, Store, find_place
 from jobs.progress import pace_in_words
 from pipeline.errors import DataCorrupt
@@ -29,7 +27,7 @@ def command(
     store: Store,
     collection: Collection = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Live runs and the last one that ended, with progress and time left; the age of the newest snapshot.
 

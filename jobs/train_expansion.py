@@ -7,8 +7,8 @@ import numpy as np
 import typer
 
 from jobs.evaluate.subject import label_column, labelled_vectors
-from jobs.output import print_result, say
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result, say
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from pipeline.errors import UsageError
 from pipeline.evaluate.exact_base import ExactBase
 from pipeline.evaluate.reranking import halves, identity_codes
@@ -24,8 +24,8 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the half that is trained on, and of the training.")] = 0,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    as_json: AsJson = False,
 ) -> None:
     """Trains a query expansion on half of the identities; `evaluate reranking` with the same seed judges it.
 

@@ -10,8 +10,8 @@ import typer
 
 from jobs.evaluate.pictures import source_spec
 from jobs.models import stored_model
-from jobs.output import print_result, say, visible
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result, say, visible
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.progress import TerminalProgress
 from jobs.repair import Repair, repair, repair_in_words
 from jobs.run import default_cache, new_run_id, utc_now
@@ -34,7 +34,7 @@ def command(
     store: Store,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
+    sequence: SnapshotNumber = None,
     every: Annotated[bool, typer.Option("--all", help="Every snapshot that is retained.")] = False,
     sample: Annotated[int, typer.Option(help="Images to embed again from the source.", min=0)] = 32,
     seed: Annotated[int | None, typer.Option(help="Of the sample; today's date if absent.")] = None,
@@ -42,7 +42,7 @@ def command(
     mend: Annotated[
         bool, typer.Option("--repair", help="Have damaged things made again; looks at every snapshot.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """The fsck: every byte, every count, ids, norms, codes, receipts, and a sample embedded again.
 

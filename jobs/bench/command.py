@@ -26,7 +26,7 @@ from jobs.bench.peers_environment import PeersEnvironment, find_or_make
 from jobs.bench.small_objects import small_objects
 from jobs.bench.words import embed_text
 from jobs.models import BUILTIN
-from jobs.output import print_result, say
+from jobs.output import AsJson, JsonFile, print_result, say
 from jobs.run import default_cache
 from pipeline.errors import UsageError
 
@@ -86,8 +86,8 @@ def embed(
     quick: Annotated[
         bool, typer.Option("--quick", help="A few hundred images, one round, nothing is installed.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    output: JsonFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Embedding against bare loops, Ray Data and a PyTorch DataLoader, on the same images and model."""
     times = _times(growth)

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from jobs.bench.machine import load, machine_facts
 from jobs.bench.peers.measures import PeerMeasures, by_ir_measures, by_metric_learning
-from jobs.output import print_result, say
+from jobs.output import AsJson, JsonFile, print_result, say
 from pipeline.errors import DataCorrupt
 from pipeline.evaluate.aggregate import RESAMPLES, bootstrap_interval
 from pipeline.evaluate.metrics import Floats
@@ -65,8 +64,8 @@ def command(
     depth: Annotated[int, typer.Option(min=10, help="Ids in each.")] = 1_000,
     peer_queries: Annotated[int, typer.Option(min=10, help="Rankings that the peers get.")] = 500,
     seed: Annotated[int, typer.Option(help="Makes other rankings.")] = 0,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    output: JsonFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Retrieval measures of many rankings, beside ir-measures and pytorch-metric-learning: equal values."""
     busy = load()

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import typer
 
 from jobs.bench.machine import load, machine_facts
-from jobs.output import print_result, say
+from jobs.output import AsJson, JsonFile, print_result, say
 from jobs.run import default_cache
 from pipeline.errors import UsageError, WorkerError
 
@@ -48,8 +48,8 @@ def command(
         str, typer.Option(help="Listed objects, as in 100000,1000000.")
     ] = "100000,300000,1000000",
     form: Annotated[Form, typer.Option(help="What lists them.")] = Form.LISTING,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    output: JsonFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Seconds and memory of planning a night in which 1 % changed, by the number of listed objects."""
     counts = _counts(rows)

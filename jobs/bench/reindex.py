@@ -22,7 +22,7 @@ import typer
 
 from jobs.bench.machine import load, machine_facts
 from jobs.models import BUILTIN
-from jobs.output import print_result, say
+from jobs.output import AsJson, JsonFile, print_result, say
 from jobs.reindex import Night, reindex
 from jobs.run import Run, default_cache
 from jobs.session import open_run
@@ -57,8 +57,8 @@ class Timed:
 def command(
     images: Annotated[int, typer.Option(min=1000, help="How many images to generate.")] = 50_000,
     model: Annotated[str, typer.Option(help="ONNX file with a card, or `builtin`.")] = BUILTIN,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    output: JsonFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Nights of 0, .1, 1 and 10 % change beside a first night."""
     cache = default_cache(os.environ)

@@ -7,13 +7,12 @@ training uses it, with one negative for each pair. One thread each, processor ti
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from jobs.bench.machine import load, machine_facts
-from jobs.output import print_result, say
+from jobs.output import AsJson, JsonFile, print_result, say
 from jobs.train import require_torch
 from pipeline.errors import DataCorrupt, UsageError, WorkerError
 
@@ -24,8 +23,8 @@ _LEAST_BYTES = 1 << 20  # what a process grows by is known in pages, and less is
 
 def command(
     batches: Annotated[str, typer.Option(help="Images of each batch, with commas.")] = "256,512,1800",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    output: JsonFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """The semi-hard miner against pytorch-metric-learning's: time, memory, and the same triplets."""
     require_torch()

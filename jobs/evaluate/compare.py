@@ -18,10 +18,10 @@ from jobs.evaluate.benchmark import (
 from jobs.evaluate.change_cost import ChangeCost, cost_of_model, cost_of_snapshot
 from jobs.evaluate.compare_words import comparison_in_words
 from jobs.evaluate.embedded_sample import EmbeddedSample, embed_sample
-from jobs.evaluate.page import write_page
+from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.sheet_files import write_sheet
 from jobs.evaluate.subject import label_column, named_snapshot
-from jobs.output import print_result
+from jobs.output import AsJson, print_result
 from jobs.place import Config, Place, Store, find_place
 from jobs.run import software_versions
 from pipeline.errors import GateRefused, UsageError
@@ -59,8 +59,8 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample, the permutations and the sheet.")] = 0,
     config: Config = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    output: Page = None,
+    as_json: AsJson = False,
 ) -> int:
     """Judges new against old on the images both have; exit code 3 unless new is better or not worse.
 

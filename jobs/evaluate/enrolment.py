@@ -1,14 +1,13 @@
 """``bitsieve evaluate enrolment``: who is this, from one image each, and is it anybody we know?"""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jobs.evaluate.page import write_page
+from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.subject import label_column, labelled_vectors
-from jobs.output import print_result
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.run import software_versions
 from pipeline.errors import UsageError
 from pipeline.evaluate.enrolment import FALSE_ALARM_RATES, EnrolmentReport, Rate, evaluate_enrolment
@@ -24,9 +23,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Of who is enrolled, with which image.")] = 0,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    output: Page = None,
+    as_json: AsJson = False,
 ) -> None:
     """Enrols one image per identity and asks who all others are, strangers among them.
 

@@ -2,14 +2,13 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from jobs.evaluate.history_words import history_in_words
-from jobs.evaluate.page import write_page
-from jobs.output import print_result, say
+from jobs.evaluate.page import Page, write_page
+from jobs.output import AsJson, print_result, say
 from jobs.place import Collection, Config, Store, find_place
 from jobs.session import open_snapshot
 from pipeline.errors import StorageError, StoreMismatch
@@ -26,8 +25,8 @@ def command(
     nights: Annotated[int, typer.Option("--last", min=1, help="How many snapshots, the newest.")] = 90,
     collection: Collection = None,
     config: Config = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    output: Page = None,
+    as_json: AsJson = False,
 ) -> None:
     """Images, recall, rejects, drift, churn and seconds of every night, and which night is unlike the others.
 

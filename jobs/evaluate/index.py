@@ -1,16 +1,15 @@
 """``bitsieve evaluate index``: whether the index finds what exact search finds, and what it costs."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from jobs.evaluate.index_words import index_in_words
-from jobs.evaluate.page import write_page
+from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.subject import numbers
-from jobs.output import print_result, say
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result, say
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from pipeline.evaluate.evaluation import Estimate
 from pipeline.evaluate.index_quality import IndexQuality, evaluate_index
 from pipeline.evaluate.index_queries import fresh_queries, neighbour_distances
@@ -27,9 +26,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Draws other queries.")] = 0,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    output: Page = None,
+    as_json: AsJson = False,
 ) -> None:
     """Recall of the index against exact search on fresh queries, and bits, lists, bytes, speed, age.
 

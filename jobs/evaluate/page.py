@@ -3,11 +3,16 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from jobs.evaluate.pictures import thumbnails
 from pipeline.errors import UsageError
 from pipeline.evaluate.report import Document, render_html
 from pipeline.snapshot.open import OpenSnapshot
+
+Page = Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")]
 
 
 def write_page(

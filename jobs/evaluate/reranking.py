@@ -2,17 +2,16 @@
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from jobs.evaluate.page import write_page
+from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.subject import label_column, labelled_vectors
 from jobs.learned_expansion import open_to_judge
-from jobs.output import print_result
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from pipeline.evaluate.paired import MIN_GROUPS
 from pipeline.evaluate.report.reranking_page import reranking_document
 from pipeline.evaluate.reranking import N_QUERIES, Cost, Options, evaluate_reranking
@@ -38,9 +37,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the halves, the queries and the bootstrap.")] = 0,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    output: Page = None,
+    as_json: AsJson = False,
 ) -> None:
     """Gain of each re-ranker over the plain ranking, its settings chosen on other identities than are judged.
 

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from jobs.evaluate.page import write_page
+from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.ranking_ray import rank_on_ray
 from jobs.evaluate.retrieval_question import RetrievalQuestion, SnapshotRef
 from jobs.evaluate.subject import label_column, named_snapshot, numbers, read_text
-from jobs.output import print_result
-from jobs.place import Collection, Config, Store, find_place
+from jobs.on_ray import RayAddress, RayWorkers, ray_options
+from jobs.output import AsJson, print_result
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.run import software_versions
 from pipeline.cluster.pool import ClusterOptions
 from pipeline.errors import UsageError
@@ -48,24 +49,19 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and the intervals.")] = 0,
     ray: Annotated[bool, typer.Option("--ray", help="Rank the queries on Ray actors.")] = False,
-    ray_address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; embedded Ray if absent. Implies --ray.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="How many actors; one per core if absent.")
-    ] = None,
+    ray_address: RayAddress = None,
+    workers: RayWorkers = None,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    output: Page = None,
+    as_json: AsJson = False,
 ) -> None:
     """Retrieval metrics with exact search, leave-one-out or by a query set, and a page with pictures.
 
     Example: bitsieve evaluate retrieval --store index/ --label identity -o report.html
     """
-    if workers is not None and not (ray or ray_address):
-        raise UsageError("--workers counts Ray actors, and there are none", fix="add --ray")
+    cluster = ray_options(ray, ray_address, workers)
     place = find_place(store, collection, config)
     snapshot = place.snapshot(sequence)
     asking = None if queries is None else named_snapshot(place, queries)
@@ -80,7 +76,6 @@ def command(
         sample=sample,
         options=Options(seed=seed, ks=numbers(ks) if ks else ()),
     )
-    cluster = ClusterOptions(address=ray_address, n_workers=workers) if ray or ray_address else None
     report = answered(snapshot, question, cluster)
     if output is not None:
         write_report(snapshot, report, output, asking)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,12 +11,12 @@ import typer
 
 from jobs.evaluate.benchmark import labels_for
 from jobs.evaluate.embedded_sample import image_batches, session_of
-from jobs.evaluate.page import write_page
+from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.robustness_words import robustness_in_words
 from jobs.evaluate.subject import label_column
 from jobs.models import model_bytes
-from jobs.output import print_result
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.progress import TerminalProgress
 from jobs.run import software_versions
 from pipeline.embed.query import embed_queries
@@ -58,9 +57,9 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the sample, of places and angles, of the bootstrap.")] = 0,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    output: Page = None,
+    as_json: AsJson = False,
 ) -> None:
     """Embeds a sample again under JPEG, fewer pixels, watermarks, blur, crop, rotation and other light.
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from jobs.evaluate.page import write_page
+from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.subject import label_column, labelled_vectors, read_text
-from jobs.output import print_result
-from jobs.place import Collection, Config, Store, find_place
+from jobs.output import AsJson, print_result
+from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.run import software_versions
 from pipeline.errors import UsageError
 from pipeline.evaluate.error_curve import ValAtFar
@@ -45,9 +45,9 @@ def command(
     frames: Annotated[int, typer.Option(min=1, help="So many first frames of a video count.")] = FRAMES,
     collection: Collection = None,
     config: Config = None,
-    sequence: Annotated[int | None, typer.Option("--snapshot", help="An earlier snapshot.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    sequence: SnapshotNumber = None,
+    output: Page = None,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracy, ROC and VAL at false accept rates, of a list of pairs or of all pairs of labelled images.
 

@@ -102,6 +102,16 @@ class Actor:
         return result, f"{node[:12]}:{os.getpid()}", _peak_bytes()
 
 
+def actors(options: ClusterOptions) -> Any:
+    """What makes actors that take what a worker may have; Ray neither restarts them nor repeats a task."""
+    return ray.remote(Actor).options(
+        num_cpus=options.cpus_per_worker,
+        num_gpus=options.gpus_per_worker,
+        max_restarts=0,
+        max_task_retries=0,
+    )
+
+
 @dataclass(slots=True)
 class _Try:
     index: int
@@ -124,12 +134,7 @@ class Crew(Generic[Task, Result]):
     ) -> None:
         self._make_worker = make_worker
         self._tasks = tasks
-        self._remote = ray.remote(Actor).options(
-            num_cpus=options.cpus_per_worker,
-            num_gpus=options.gpus_per_worker,
-            max_restarts=0,
-            max_task_retries=0,
-        )
+        self._remote = actors(options)
         self._todo = deque(_Try(index, 1) for index in range(len(tasks)))
         self._starting: dict[Any, Any] = {}  # an actor gets no task before it has a place to run
         self._idle: list[Any] = []

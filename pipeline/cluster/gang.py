@@ -13,7 +13,7 @@ from typing import Any, Generic
 import ray
 import ray.exceptions
 
-from pipeline.cluster.crew import Actor, first_line, kill, our_error
+from pipeline.cluster.crew import actors, first_line, kill, our_error
 from pipeline.cluster.pool import ClusterOptions, Result, Task, Worker
 from pipeline.errors import BitsieveError, WorkerError
 
@@ -30,12 +30,7 @@ class Gang(Generic[Task, Result]):
         self, make_workers: Sequence[Callable[[], Worker[Task, Result]]], options: ClusterOptions
     ) -> None:
         self._make_workers = make_workers
-        self._remote = ray.remote(Actor).options(
-            num_cpus=options.cpus_per_worker,
-            num_gpus=options.gpus_per_worker,
-            max_restarts=0,
-            max_task_retries=0,
-        )
+        self._remote = actors(options)
 
     def run(self, meet: Task, work: Callable[[Result], Task], look: Callable[[], None]) -> list[Result]:
         """What each worker gives for ``work``, in order.

@@ -10,7 +10,7 @@ from typing import Any, Generic
 import ray
 import ray.exceptions
 
-from pipeline.cluster.crew import Actor, first_line, kill, our_error
+from pipeline.cluster.crew import actors, first_line, kill, our_error
 from pipeline.cluster.pool import ClusterOptions, Result, Task, Worker
 from pipeline.errors import WorkerError
 
@@ -24,12 +24,7 @@ class Residents(Generic[Task, Result]):
         self, make_workers: Sequence[Callable[[], Worker[Task, Result]]], options: ClusterOptions
     ) -> None:
         self._make_workers = make_workers
-        self._remote = ray.remote(Actor).options(
-            num_cpus=options.cpus_per_worker,
-            num_gpus=options.gpus_per_worker,
-            max_restarts=0,
-            max_task_retries=0,
-        )
+        self._remote = actors(options)
         self._actors = [self._remote.remote(make) for make in make_workers]
 
     def ask(self, question: Task) -> list[Result]:

@@ -35,20 +35,6 @@ def assign_lists(x_ND: VectorArray, centroids_LD: Float32Array) -> Int32Array:
     return list_N
 
 
-def nearest_lists(xq_QD: VectorArray, centroids_LD: Float32Array, n_probes: int) -> Int32Array:
-    """The ``n_probes`` lists nearest to each query (all if there are fewer): int32 [Q, P], by number."""
-    n_probes = min(n_probes, len(centroids_LD))
-    chosen_QP = np.empty((len(xq_QD), n_probes), dtype=np.int32)
-    for rows, scores_QL in _scores(xq_QD, centroids_LD):
-        last_Q1 = np.partition(scores_QL, -n_probes, axis=1)[:, -n_probes][:, None]
-        near_QL = scores_QL >= last_Q1
-        for query in np.flatnonzero(near_QL.sum(axis=1) > n_probes):  # a tie at the last one
-            tied_L = np.flatnonzero(scores_QL[query] == last_Q1[query])
-            near_QL[query, tied_L[n_probes - int(near_QL[query].sum()) :]] = False
-        chosen_QP[rows] = np.nonzero(near_QL)[1].reshape(len(near_QL), n_probes)
-    return chosen_QP
-
-
 def probe_order(xq_QD: VectorArray, centroids_LD: Float32Array) -> Int32Array:
     """The place of every list in each query's order, 0 for the nearest: int32 [Q, L].
 

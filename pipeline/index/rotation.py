@@ -10,7 +10,6 @@ from pipeline.index.arrays import Float32Array, FloatArray
 
 VECTOR_GRID = 2.0**26
 ROTATION_GRID = 2.0**24
-CENTROID_GRID = 2.0**24
 
 
 def on_grid(values: FloatArray, grid: float) -> FloatArray:

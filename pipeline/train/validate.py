@@ -25,11 +25,6 @@ class Validation:
     mean_distance: float
     n_queries: int
 
-    @property
-    def is_collapsed(self) -> bool:
-        """Whether all vectors have come to lie on one spot."""
-        return self.mean_distance < COLLAPSED_BELOW
-
     def document(self) -> dict[str, float]:
         """The figures as JSON values."""
         return asdict(self)

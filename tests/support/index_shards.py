@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from pipeline.index.arrays import BoolArray, ByteArray, Float32Array, Int32Array, VectorArray
 from pipeline.index.build import BuiltShard, VectorDtype, build_index_shard
 from pipeline.index.encoder import Encoder
+from pipeline.index.lists import probe_order
 from pipeline.index.shard import IndexShard
 
 
@@ -100,3 +101,9 @@ def nearest_oracle(
         live = [row for row in range(len(ids)) if alive_N[row]]
         found.append([ids[row] for row in sorted(live, key=lambda r: (distance_N[r], ids[r].encode()))[:k]])
     return found
+
+
+def nearest_lists(xq_QD: VectorArray, centroids_LD: Float32Array, n_probes: int) -> Int32Array:
+    """The lists that a search with so many probes looks into, by number: int32 [Q, P]."""
+    probed_QL = probe_order(xq_QD, centroids_LD) < n_probes
+    return np.nonzero(probed_QL)[1].astype(np.int32).reshape(len(probed_QL), -1)

@@ -11,13 +11,12 @@ from pipeline.index.calibration import Calibration
 from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.exact import nearest
 from pipeline.index.levels import ProbeLevels
-from pipeline.index.lists import nearest_lists
 from pipeline.index.order import places_of, row_of
 from pipeline.index.queries import QuerySet
 from pipeline.index.recall import NEVER, probed_ranks, sieve_ranks
 from pipeline.index.sample import fit_sample, seeded_order
 from pipeline.index.search import Searcher
-from tests.support.index_shards import hamming_oracle, open_shard, spread, unit_rows
+from tests.support.index_shards import hamming_oracle, nearest_lists, open_shard, spread, unit_rows
 
 D, N, LISTS = 32, 2_000, 16
 IDS = [f"img{i:04d}" for i in range(N)]

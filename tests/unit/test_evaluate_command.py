@@ -64,7 +64,10 @@ def test_judged_queries_of_the_catalog_itself(evaluate: Evaluate, tmp_path: Path
     assert found["judged"]
     assert (found["n_queries"], found["n_unknown_queries"], found["n_unknown_images"]) == (1, 1, 1)
     assert found["unjudged@10"]["mean"] >= 0.9
-    assert "count as wrong" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "count as wrong" in page
+    assert "Right means: graded above 0 by somebody." in page
+    assert "Right means: same" not in page
 
 
 def test_a_sample_with_junk_is_counted(evaluate: Evaluate, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from pipeline.index.calibrate import calibrate
 from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.exact import pair_distances
 from pipeline.index.int8 import to_int8
-from pipeline.index.lists import fit_centroids, nearest_lists
+from pipeline.index.lists import fit_centroids
 from pipeline.index.order import to_place
 from pipeline.index.probes import choose, live_rows_of_lists
 from pipeline.index.rank import rank_candidates
 from pipeline.index.rough import worth_reading
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard
-from tests.support.index_shards import open_shard, spread, unit_rows
+from tests.support.index_shards import nearest_lists, open_shard, spread, unit_rows
 
 pytest.importorskip("numba")
 

@@ -11,10 +11,9 @@ from pipeline.index.lists import (
     choose_lists,
     fit_centroids,
     list_imbalance,
-    nearest_lists,
     probe_order,
 )
-from tests.support.index_shards import unit_rows
+from tests.support.index_shards import nearest_lists, unit_rows
 
 X_ND = unit_rows(3_000, 24, seed=0, n_clusters=20)
 CENTROIDS_LD = fit_centroids(X_ND, 32)

@@ -20,7 +20,7 @@ from pipeline.train.examples import FeatureExamples
 from pipeline.train.loop import Data, Training
 from pipeline.train.networks import feature_network
 from pipeline.train.results import training_document
-from pipeline.train.validate import validate
+from pipeline.train.validate import COLLAPSED_BELOW, validate
 
 N_CLASSES, EACH, F = 12, 6, 10
 KEY = "a" * 64
@@ -168,5 +168,5 @@ def test_validation_agrees_with_the_evaluation_report(monkeypatch: pytest.Monkey
     assert found.success_at_1 == pytest.approx(metrics.success_at(ranked, 1).mean())
     assert found.map_at_r == pytest.approx(metrics.map_at_r(ranked).mean(), abs=1e-6)
     assert found.mean_distance == pytest.approx(float(torch.pdist(x_ND).mean()), abs=1e-5)
-    assert not found.is_collapsed
-    assert validate(torch.ones(4, 4) / 2, torch.tensor([0, 0, 1, 1])).is_collapsed
+    assert found.mean_distance >= COLLAPSED_BELOW
+    assert validate(torch.ones(4, 4) / 2, torch.tensor([0, 0, 1, 1])).mean_distance < COLLAPSED_BELOW

@@ -19,7 +19,7 @@ from jobs.bench.index.race import Race
 from jobs.bench.index.seeds import measure_seeds
 from jobs.bench.index.words import index_text
 from jobs.bench.machine import load, machine_facts, usable_cores
-from jobs.output import print_result, say
+from jobs.output import AsJson, JsonFile, print_result, say
 from jobs.run import default_cache
 from pipeline.errors import UsageError
 
@@ -57,9 +57,9 @@ def index(
     quick: Annotated[
         bool, typer.Option("--quick", help="10,000 vectors, one round, little tuning, nothing is installed.")
     ] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON here.")] = None,
+    output: JsonFile = None,
     svg: Annotated[Path | None, typer.Option(help="Draw queries/s against recall here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search against the libraries that users would pick instead, at the same recall, on the same vectors."""
     sizes = _sizes(growth)

@@ -173,7 +173,7 @@ def _figures(report: EvaluationReport) -> Section:
         )
     return Section(
         title="The figures",
-        note=f"Right means: same {attribute_name(report.label)}. All from 0 to 1, more is better, by exact "
+        note=f"Right means: {_right(report)}. All from 0 to 1, more is better, by exact "
         f"search over {count(report.n_images)} pictures.",
         blocks=(
             Table(columns=("measure", "mean, 95 % interval", "weighted", "per class"), rows=tuple(rows)),
