@@ -1,17 +1,20 @@
 """``bitsieve evaluate verification``: is the distance a good judge of same and different?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from jobs.evaluate.alignment import alignment_in_words, alignment_json
 from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.subject import label_column, labelled_vectors, read_text
 from jobs.output import AsJson, print_result
 from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.run import software_versions
 from pipeline.errors import UsageError
+from pipeline.evaluate.accuracy import Thresholds
 from pipeline.evaluate.error_curve import ValAtFar
+from pipeline.evaluate.landmarks_file import read_landmarks
 from pipeline.evaluate.pairs_file import DEFAULT_ID_TEMPLATE, PairList, read_pairs
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.report.verification_page import verification_document
@@ -22,7 +25,7 @@ from pipeline.evaluate.verification import (
     verify_all_pairs,
     verify_pairs,
 )
-from pipeline.evaluate.verification_report import Thresholds, VerificationReport
+from pipeline.evaluate.verification_report import VerificationReport
 from pipeline.evaluate.videos import FRAMES, first_frames, videos_of
 from pipeline.snapshot.open import OpenSnapshot
 
@@ -30,6 +33,13 @@ from pipeline.snapshot.open import OpenSnapshot
 def command(
     store: Store,
     pairs: Annotated[Path | None, typer.Option(help="List of pairs in LFW's format; all if absent.")] = None,
+    threshold_from: Annotated[
+        Path | None, typer.Option(help="Another list, whose pairs choose the threshold; the folds if absent.")
+    ] = None,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(help="Five points of each face, CSV: centre crops against faces put in place by them."),
+    ] = None,
     id_template: Annotated[
         str, typer.Option(help="How a name and a number of the list make an id.")
     ] = DEFAULT_ID_TEMPLATE,
@@ -59,21 +69,38 @@ def command(
         few_different=few_different,
         mean_of_frames=video is not None,
     )
+    if pairs is None and threshold_from is not None:
+        raise UsageError("--threshold-from is for a list of pairs", fix="name the judged list with --pairs")
+    if landmarks is not None and (pairs is None or video is not None):
+        raise UsageError("--landmarks is for a list of pairs of images", fix="name the list with --pairs")
+    points = None if landmarks is None else read_landmarks(read_text(landmarks), str(landmarks))
     snapshot = find_place(store, collection, config).snapshot(sequence)
-    listed = None if pairs is None else read_pairs(read_text(pairs), str(pairs), id_template)
+    listed, choosing = (
+        None if path is None else read_pairs(read_text(path), str(path), id_template)
+        for path in (pairs, threshold_from)
+    )
     column = label_column(snapshot, label) if listed is None else None
     images = labelled_vectors(snapshot, column, None if video is None else video.removeprefix("@"))
     videos = images.groups
     base = images if videos is None else videos_of(images, videos, frames)
-    report = verification_report(snapshot, base, listed, options)
+    report = verification_report(snapshot, base, listed, options, choosing)
+    result: dict[str, Any] = report.to_json()
+    words = _in_words(report)
+    if listed is not None and points is not None:
+        result["alignment"] = alignment_json(snapshot, listed, points, options, choosing)
+        words += "\n" + alignment_in_words(result["alignment"])
     if output is not None:
-        document = verification_document(report, None if videos is None else first_frames(images.ids, videos))
-        write_page(output, document, report.to_json(), snapshot)
-    print_result(report.to_json(), _in_words(report), as_json=as_json)
+        first = None if videos is None else first_frames(images.ids, videos)
+        write_page(output, verification_document(report, first, result.get("alignment")), result, snapshot)
+    print_result(result, words, as_json=as_json)
 
 
 def verification_report(
-    snapshot: OpenSnapshot, base: LabelledVectors, listed: PairList | None, options: Options
+    snapshot: OpenSnapshot,
+    base: LabelledVectors,
+    listed: PairList | None,
+    options: Options,
+    choosing: PairList | None = None,
 ) -> VerificationReport:
     """Judges listed pairs of images or videos, or all pairs of those that carry a label.
 
@@ -88,7 +115,7 @@ def verification_report(
     )
     if listed is None:
         return verify_all_pairs(base, subject, options)
-    return verify_pairs(listed, base.ids, base.x_ND, subject, options)
+    return verify_pairs(listed, base.ids, base.x_ND, subject, options, chosen_on=choosing)
 
 
 def _checked(fars: "list[float] | tuple[float, ...]") -> tuple[float, ...]:
@@ -105,6 +132,20 @@ def _in_words(report: VerificationReport) -> str:
     if report.n_missing:
         examples = ", ".join(report.missing_ids[:3])
         lines.append(f"  left out: {report.n_missing} pairs, no vector of {examples}")
+    if report.missing_folds:
+        numbers = ", ".join(map(str, report.missing_folds))
+        lines.append(f"  left out: all pairs of fold {numbers}, which is in no mean")
+    if report.held_out is not None:
+        chosen = report.held_out
+        lines.append(
+            f"  accuracy       {chosen.mean:.4f}  (95 % interval {chosen.low:.4f} to {chosen.high:.4f}; "
+            f"D < {chosen.threshold:.4f}, chosen on {chosen.n_choosing:,} other pairs, "
+            f"{chosen.choosing_mean:.4f} of them)"
+        )
+        if chosen.n_choosing_missing:
+            lines.append(f"  left out: {chosen.n_choosing_missing} of the pairs that choose, no vector")
+        if chosen.n_shared_images:
+            lines.append(f"  in both lists: {chosen.n_shared_images} images; the accuracy flatters")
     if report.accuracy is not None:
         found = report.accuracy
         lines.append(

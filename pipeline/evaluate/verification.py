@@ -1,11 +1,11 @@
 """Are these two images the same? Judges vectors by pairs, from a list or by all pairs of labelled images.
 
 1. Distances of the pairs, squared L2.
-2. Accuracy over folds (LFW protocol): the threshold of a fold is chosen on all the others.
+2. Accuracy with thresholds that other pairs chose: the other folds, or a list of their own (``accuracy``).
 3. The error curve of all pairs: AUC, EER, VAL at false accept rates, with intervals.
 4. The wrongly classified pairs that are worth looking at.
 
-Legend: N pairs, M pairs of one block, F folds, T thresholds, I identities, D dimensions.
+Legend: N pairs, M pairs of one block, T thresholds, I identities, D dimensions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
+from pipeline.evaluate.accuracy import ListedPairs, Thresholds, fold_accuracy, held_out_accuracy
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of, share_interval
 from pipeline.evaluate.all_pairs import OddPairs, Vectors, curve_and_odd_pairs, same_pairs_by_identity
 from pipeline.evaluate.error_curve import (
@@ -28,12 +29,7 @@ from pipeline.evaluate.error_curve import (
 from pipeline.evaluate.metrics import Floats, Ints
 from pipeline.evaluate.pairs_file import PairList
 from pipeline.evaluate.ranking import LabelledVectors
-from pipeline.evaluate.verification_report import (
-    FoldAccuracy,
-    Thresholds,
-    VerificationReport,
-    WrongPair,
-)
+from pipeline.evaluate.verification_report import VerificationReport, WrongPair
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
 _SHOWN = 12
@@ -64,7 +60,13 @@ class Subject:
 
 
 def verify_pairs(
-    pairs: PairList, ids: Sequence[str], x_ND: Vectors, subject: Subject, options: Options | None = None
+    pairs: PairList,
+    ids: Sequence[str],
+    x_ND: Vectors,
+    subject: Subject,
+    options: Options | None = None,
+    *,
+    chosen_on: PairList | None = None,
 ) -> VerificationReport:
     """Judges a list of pairs by the LFW protocol.
 
@@ -74,36 +76,38 @@ def verify_pairs(
         x_ND: Their unit vectors.
         subject: What is judged.
         options: Rates, thresholds, seed.
+        chosen_on: Pairs that choose the threshold (View 1); the other folds do if absent (View 2).
 
     Raises:
-        UsageError: if no pair has both vectors, those that have are of one fold, or a vector is not finite.
+        UsageError: if no pair of a list has both vectors, those that have are of one fold, or a vector is not
+            finite.
     """
     options = options or Options()
     row_of = {image_id: row for row, image_id in enumerate(ids)}
-    left_N = np.array([row_of.get(image_id, -1) for image_id in pairs.left])
-    right_N = np.array([row_of.get(image_id, -1) for image_id in pairs.right])
-    kept = np.flatnonzero((left_N >= 0) & (right_N >= 0))
-    missing = sorted((set(pairs.left) | set(pairs.right)) - row_of.keys())
-    if not len(kept):
-        raise UsageError(
-            f"none of the {len(pairs.left)} pairs has both its images in the snapshot: "
-            f"the list asks for {missing[0]!r}, the snapshot holds ids such as {next(iter(ids), 'none')!r}",
-            fix="pass --id-template to say how a name and a number make an id",
-        )
-    distance_of = mean_distances if options.mean_of_frames else pair_distances
-    distance_N = distance_of(x_ND[left_N[kept]], x_ND[right_N[kept]])
-    same_N = pairs.same_N[kept]
+    judged = _distances(pairs, row_of, x_ND, options)
+    distance_N, same_N, kept = judged.distance_N, judged.same_N, judged.kept
     curve = curve_of_pairs(distance_N, same_N)
-    accuracy = fold_accuracy(distance_N, same_N, pairs.fold_N[kept], options.thresholds)
-    fold_N = np.unique(pairs.fold_N[kept], return_inverse=True)[1]
-    threshold_N = np.array(accuracy.thresholds)[fold_N]
+    accuracy, held_out = None, None
+    if chosen_on is None:
+        fold_N = pairs.fold_N[kept]
+        accuracy = fold_accuracy(distance_N, same_N, fold_N, options.thresholds)
+        threshold_N = np.array(accuracy.thresholds)[np.unique(fold_N, return_inverse=True)[1]]
+    else:
+        choosing = _distances(chosen_on, row_of, x_ND, options)
+        curve_of_pairs(choosing.distance_N, choosing.same_N)  # of both kinds, and finite
+        held_out = held_out_accuracy(
+            judged, choosing, options.thresholds, seed=options.seed, n_resamples=options.n_resamples
+        )
+        threshold_N = np.full(len(kept), held_out.threshold)
     return VerificationReport(
         n_pairs=len(kept),
         n_same=curve.n_same,
         n_different=curve.n_different,
-        n_missing=len(pairs.left) - len(kept),
-        missing_ids=tuple(missing[:10]),
+        n_missing=judged.n_missing,
+        missing_ids=judged.missing_ids,
+        missing_folds=tuple((np.setdiff1d(pairs.fold_N, pairs.fold_N[kept]) + 1).tolist()),
         accuracy=accuracy,
+        held_out=held_out,
         auc=curve.auc(),
         eer=curve.eer(),
         val_at_far={
@@ -171,39 +175,6 @@ def verify_all_pairs(
     )
 
 
-def fold_accuracy(
-    distance_N: NDArray[np.float32], same_N: NDArray[np.bool_], fold_N: Ints, mode: Thresholds = "facenet"
-) -> FoldAccuracy:
-    """Accuracy of each fold with the first threshold that is best on the other folds.
-
-    Mode ``facenet`` tries 0, .01, … 3.99, as the published reproductions do; ``exact`` the midpoints of the
-    sorted distances of the other folds.
-
-    Raises:
-        UsageError: if there are fewer than two folds.
-    """
-    folds = np.unique(fold_N)
-    if len(folds) < 2:
-        raise UsageError(f"accuracy is measured over folds: expected at least 2, got {len(folds)}")
-    distance_N = np.asarray(distance_N, dtype=np.float64)
-    scores, chosen = [], []
-    for fold in folds:
-        train = fold_N != fold
-        candidates_T = np.arange(0, 4, 0.01) if mode == "facenet" else _midpoints(distance_N[train])
-        right_T = _right_at(candidates_T, distance_N[train], same_N[train])
-        threshold = float(candidates_T[int(np.argmax(right_T))])
-        chosen.append(threshold)
-        scores.append(float(np.mean((distance_N[~train] < threshold) == same_N[~train])))
-    return FoldAccuracy(
-        mean=float(np.mean(scores)),
-        std=float(np.std(scores)),
-        sem=float(np.std(scores, ddof=1) / np.sqrt(len(scores))),
-        folds=tuple(scores),
-        thresholds=tuple(chosen),
-        mode=mode,
-    )
-
-
 def pair_distances(x_ND: Vectors, y_ND: Vectors) -> NDArray[np.float32]:
     """Squared L2 distance of each pair of rows, computed in float64; float32 [N]."""
     difference_ND = x_ND.astype(np.float64) - y_ND
@@ -218,17 +189,26 @@ def mean_distances(x_ND: Vectors, y_ND: Vectors) -> NDArray[np.float32]:
     return distance_N
 
 
-def _midpoints(distance_N: Floats) -> Floats:
-    unique_T = np.unique(distance_N)
-    return (unique_T[:-1] + unique_T[1:]) / 2 if len(unique_T) > 1 else unique_T
-
-
-def _right_at(candidates_T: Floats, distance_N: Floats, same_N: NDArray[np.bool_]) -> Ints:
-    """Pairs judged rightly at each threshold."""
-    same_below_T = np.searchsorted(np.sort(distance_N[same_N]), candidates_T, side="left")
-    different_below_T = np.searchsorted(np.sort(distance_N[~same_N]), candidates_T, side="left")
-    right_T: Ints = same_below_T + int((~same_N).sum()) - different_below_T
-    return right_T
+def _distances(pairs: PairList, row_of: Mapping[str, int], x_ND: Vectors, options: Options) -> ListedPairs:
+    left_N = np.array([row_of.get(image_id, -1) for image_id in pairs.left])
+    right_N = np.array([row_of.get(image_id, -1) for image_id in pairs.right])
+    kept = np.flatnonzero((left_N >= 0) & (right_N >= 0))
+    missing = sorted((set(pairs.left) | set(pairs.right)) - row_of.keys())
+    if not len(kept):
+        raise UsageError(
+            f"none of the {len(pairs.left)} pairs has both its images in the snapshot: the list asks for "
+            f"{missing[0]!r}, the snapshot holds ids such as {next(iter(row_of), 'none')!r}",
+            fix="pass --id-template to say how a name and a number make an id",
+        )
+    distance_of = mean_distances if options.mean_of_frames else pair_distances
+    return ListedPairs(
+        kept=kept,
+        distance_N=distance_of(x_ND[left_N[kept]], x_ND[right_N[kept]]),
+        same_N=pairs.same_N[kept],
+        images=frozenset(name for n in kept.tolist() for name in (pairs.left[n], pairs.right[n])),
+        n_missing=len(pairs.left) - len(kept),
+        missing_ids=tuple(missing[:10]),
+    )
 
 
 def _vals_by_identity(

@@ -4,25 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from pipeline.evaluate.accuracy import FoldAccuracy, HeldOutAccuracy
 from pipeline.evaluate.error_curve import ValAtFar, bounded
-
-Thresholds = Literal["facenet", "exact"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldAccuracy:
-    """Share of pairs judged rightly, each fold with the threshold that is best on the others.
-
-    ``std`` divides by the number of folds (as published reproductions do), ``sem`` is the standard error of
-    the mean (as the FaceNet paper prints).
-    """
-
-    mean: float
-    std: float
-    sem: float
-    folds: tuple[float, ...]
-    thresholds: tuple[float, ...]
-    mode: Thresholds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +30,9 @@ class VerificationReport:
         n_missing: Listed pairs left out because an image has no vector.
         missing_ids: Some of the ids without a vector.
         n_without_label: Images that take part in no pair, because nothing says who they show.
-        accuracy: Over folds; None for all pairs, which have no folds.
+        missing_folds: Folds, from 1, of which every pair is left out: they are in no mean.
+        accuracy: Over folds; None for all pairs, which have none, and where another list chose the threshold.
+        held_out: With the threshold that another list chose.
         auc: Area under the curve of VAL against FAR.
         eer: Equal error rate.
         val_at_far: By false accept rate, as text such as ``0.001``.
@@ -80,6 +65,8 @@ class VerificationReport:
     seed: int
     n_resamples: int
     model_id: str
+    missing_folds: tuple[int, ...] = ()
+    held_out: HeldOutAccuracy | None = None
     n_without_label: int = 0
     of_videos: bool = False
     snapshot: int | None = None

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from pipeline.evaluate.accuracy import fold_accuracy
 from pipeline.evaluate.error_curve import curve_of_pairs, val_at_far
-from pipeline.evaluate.verification import fold_accuracy
 
 _SAME = [[0.30, 0.55, 0.80, 0.95, 1.30], [0.25, 0.60, 0.70, 1.05, 1.15]]
 _DIFFERENT = [[1.10, 1.35, 1.60, 1.75, 1.90], [1.00, 1.25, 1.45, 1.70, 1.85]]

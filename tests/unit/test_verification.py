@@ -7,9 +7,12 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.evaluate import all_pairs
+from pipeline.evaluate.accuracy import Thresholds
 from pipeline.evaluate.error_curve import curve_of_pairs, val_at_far
 from pipeline.evaluate.pairs_file import PairList, read_pairs
 from pipeline.evaluate.ranking import LabelledVectors
+from pipeline.evaluate.report import render_html
+from pipeline.evaluate.report.verification_page import verification_document
 from pipeline.evaluate.verification import (
     Options,
     Subject,
@@ -93,6 +96,75 @@ def test_pairs_without_a_vector_are_left_out_and_counted() -> None:
         verify_pairs(
             read_pairs("\n".join([str(n), *same, *different]).replace("p", "a"), "list"), ids, x_ND, SUBJECT
         )
+
+
+def listed(name: str, same: list[float], different: list[float]) -> tuple[PairList, list[str], np.ndarray]:
+    """Pairs with images of their own at these squared distances."""
+    distances = [*same, *different]
+    left, right = ([f"{name}{side}{n}" for n in range(len(distances))] for side in "ab")
+    pairs = PairList(
+        left=tuple(left),
+        right=tuple(right),
+        same_N=np.arange(len(distances)) < len(same),
+        fold_N=np.arange(len(distances)) % 2,
+    )
+    x_ND = np.zeros((2 * len(distances), 2), dtype=np.float32)
+    x_ND[len(distances) :, 0] = np.sqrt(distances)
+    return pairs, [*left, *right], x_ND
+
+
+def test_threshold_of_one_list_judges_another() -> None:
+    """View 1 by hand: the first list is best at .51 (or .605), where the second has 4 (or 5) of 6 right."""
+    choosing, some_ids, some_ND = listed("c", [0.3, 0.505, 0.9], [0.705, 1.2, 1.5])
+    judged, other_ids, other_ND = listed("j", [0.45, 0.52, 0.2], [0.65, 0.4, 1.0])
+    ids, x_ND = [*some_ids, *other_ids], np.concatenate([some_ND, other_ND])
+    modes: tuple[tuple[Thresholds, float, float], ...] = (("facenet", 0.51, 4 / 6), ("exact", 0.605, 5 / 6))
+    for mode, threshold, mean in modes:
+        options = Options(thresholds=mode, fars=())
+        report = verify_pairs(judged, ids, x_ND, SUBJECT, options, chosen_on=choosing)
+        found = report.held_out
+        assert found is not None
+        assert (found.threshold, found.mean) == pytest.approx((threshold, mean), abs=1e-6)
+        assert found.choosing_mean == pytest.approx(5 / 6)
+        assert found.low <= found.mean <= found.high
+        assert (found.n_choosing, found.n_shared_images, report.accuracy) == (6, 0, None)
+        assert {pair.threshold for pair in report.wrong} == {found.threshold}
+        assert len(report.wrong) == round(6 * (1 - mean))
+
+
+def test_leak_between_lists_and_what_the_choosing_list_lacks_are_said() -> None:
+    pairs, ids, x_ND = listed("c", [0.3, 0.5, 0.9], [0.7, 1.2, 1.5])
+    report = verify_pairs(pairs, ids, x_ND, SUBJECT, Options(fars=()), chosen_on=pairs)
+    assert report.held_out is not None
+    assert report.held_out.n_shared_images == 12
+    page = render_html(verification_document(report), {})
+    assert "12 images are in both lists: the accuracy flatters." in page
+    judged, other_ids, other_ND = listed("j", [0.2], [1.0])
+    known = (*other_ids, *ids[1:]), np.concatenate([other_ND, x_ND[1:]])
+    report = verify_pairs(judged, *known, SUBJECT, Options(fars=()), chosen_on=pairs)
+    assert report.held_out is not None
+    assert (report.held_out.n_choosing, report.held_out.n_choosing_missing) == (5, 1)
+    same_only = PairList(
+        left=pairs.left[:3], right=pairs.right[:3], same_N=pairs.same_N[:3], fold_N=pairs.fold_N
+    )
+    with pytest.raises(UsageError, match="same and different pairs, got 3 and 0"):
+        verify_pairs(
+            judged, [*other_ids, *ids], np.concatenate([other_ND, x_ND]), SUBJECT, chosen_on=same_only
+        )
+
+
+def test_fold_without_any_vector_is_named_and_the_others_keep_their_numbers() -> None:
+    ids, _, x_ND = faces()
+    left, right = (tuple(f"p{n:02d}_000{side}" for n in range(24)) for side in (1, 2))
+    right = tuple(right[n] if n % 2 else left[n - 1] for n in range(24))
+    pairs = PairList(left=left, right=right, same_N=np.arange(24) % 2 == 1, fold_N=np.arange(24) // 6)
+    gone = {f"p{n:02d}" for n in range(6, 12)}
+    kept = [row for row, image_id in enumerate(ids) if image_id[:3] not in gone]
+    report = verify_pairs(pairs, [ids[row] for row in kept], x_ND[kept], SUBJECT, Options(fars=()))
+    assert report.missing_folds == (2,)
+    assert report.accuracy is not None
+    assert report.accuracy.numbers == (1, 3, 4)
+    assert "Whole folds are missing and in no mean: 2." in render_html(verification_document(report), {})
 
 
 def test_a_rate_that_the_pairs_cannot_show_has_no_value_but_a_reason() -> None:

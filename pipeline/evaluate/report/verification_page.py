@@ -1,8 +1,11 @@
 """The page of `evaluate verification`: how well distance tells same from different, and what it misjudges."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from pipeline.evaluate.accuracy import FoldAccuracy, HeldOutAccuracy
 from pipeline.evaluate.error_curve import MIN_FALSE_ACCEPTS, ValAtFar
+from pipeline.evaluate.report.alignment_section import alignment_finding, alignment_section
 from pipeline.evaluate.report.document import (
     Axis,
     Cell,
@@ -24,16 +27,32 @@ from pipeline.evaluate.report.document import (
 )
 from pipeline.evaluate.report.methods import TWO_SIDED, provenance
 from pipeline.evaluate.report.words import count, percent, short
-from pipeline.evaluate.verification_report import FoldAccuracy, VerificationReport, WrongPair
+from pipeline.evaluate.verification_report import VerificationReport, WrongPair
 
 
 def verification_document(
-    report: VerificationReport, first_frames: Mapping[str, str] | None = None
+    report: VerificationReport,
+    first_frames: Mapping[str, str] | None = None,
+    alignment: Mapping[str, Any] | None = None,
 ) -> Document:
-    """The report of a verification; ``first_frames`` are the images that stand for videos."""
+    """The report of a verification.
+
+    Args:
+        report: What was found.
+        first_frames: The images that stand for videos.
+        alignment: The same pairs by centre crops and by five points, as in the JSON.
+    """
     verdict, *findings = _findings(report)
+    if alignment is not None:
+        findings.append(alignment_finding(alignment))
     number = "vectors outside a store" if report.snapshot is None else f"snapshot {report.snapshot}"
-    sections = (_curve(report), _rates(report), _folds(report.accuracy), _wrong(report, first_frames or {}))
+    sections = (
+        _curve(report),
+        _rates(report),
+        None if alignment is None else alignment_section(alignment),
+        _folds(report.accuracy),
+        _wrong(report, first_frames or {}),
+    )
     return Document(
         kind="verification",
         title=number,
@@ -58,6 +77,8 @@ def _findings(report: VerificationReport) -> list[Finding]:
                 f"standard deviation {percent(accuracy.std)}.",
             )
         )
+    if report.held_out is not None:
+        found += _held_out_findings(report.held_out)
     shown = [(far, val) for far, val in report.val_at_far.items() if val.val is not None]
     found += [_rate_finding(far, val) for far, val in reversed(shown)]
     found.append(
@@ -81,7 +102,30 @@ def _findings(report: VerificationReport) -> list[Finding]:
         listed = f"{count(report.n_missing)} of {count(report.n_pairs + report.n_missing)} listed pairs"
         text = f"Left out: {listed}, because there is no vector of {examples}."
         found.append(Finding(mark=Mark.BAD, text=text))
+    if report.missing_folds:
+        numbers = ", ".join(map(str, report.missing_folds))
+        text = f"Whole folds are missing and in no mean: {numbers}. The figures are not of the protocol."
+        found.append(Finding(mark=Mark.BAD, text=text))
     return found
+
+
+def _held_out_findings(found: HeldOutAccuracy) -> list[Finding]:
+    findings = [
+        Finding(
+            mark=Mark.NOTE,
+            text=f"The threshold that another list chose judges {percent(found.mean)} of the pairs rightly.",
+            detail=f"Between {percent(found.low)} and {percent(found.high)}, below a squared distance of "
+            f"{found.threshold:.4g}; on the {count(found.n_choosing)} pairs that chose it, "
+            f"{percent(found.choosing_mean)}.",
+        )
+    ]
+    if found.n_choosing_missing:
+        text = f"{count(found.n_choosing_missing)} pairs of the list that chose the threshold are left out: "
+        findings.append(Finding(mark=Mark.BAD, text=f"{text}an image of theirs has no vector."))
+    if found.n_shared_images:
+        text = f"{count(found.n_shared_images)} images are in both lists: the accuracy flatters."
+        findings.append(Finding(mark=Mark.BAD, text=text))
+    return findings
 
 
 def _rate_finding(far: str, val: ValAtFar) -> Finding:
@@ -150,11 +194,8 @@ def _rate_row(far: str, val: ValAtFar) -> tuple[Cell, ...]:
 def _folds(accuracy: FoldAccuracy | None) -> Section | None:
     if accuracy is None:
         return None
-    folds = zip(accuracy.folds, accuracy.thresholds, strict=True)
-    rows = [
-        (f"{number}", f"{right:.4f}", f"{threshold:.4f}")
-        for number, (right, threshold) in enumerate(folds, start=1)
-    ]
+    folds = zip(accuracy.numbers, accuracy.folds, accuracy.thresholds, strict=True)
+    rows = [(f"{number}", f"{right:.4f}", f"{threshold:.4f}") for number, right, threshold in folds]
     return Section(
         title="Accuracy by fold",
         note="The threshold of each fold is chosen on all the others.",
@@ -184,7 +225,9 @@ def _wrong(report: VerificationReport, first_frames: Mapping[str, str]) -> Secti
     )
     if not galleries:
         return None
-    where = "of their fold" if report.mode == "pairs" else "of the equal error rate, one for each two labels"
+    where = "of the equal error rate, one for each two labels"
+    if report.mode == "pairs":
+        where = "of their fold" if report.held_out is None else "that the other list chose"
     return Section(
         title="The misjudged pairs",
         note=f"Those farthest on the wrong side of the threshold {where}.",
@@ -244,21 +287,27 @@ def _methods(report: VerificationReport) -> tuple[Fact, ...]:
     if report.of_videos:
         text = "Distances are means over all pairs of the first frames of two videos."
         facts.append(Fact(term="Videos", text=text))
-    if report.accuracy is not None:
-        tried = (
-            "0, .01 ... 3.99"
-            if report.accuracy.mode == "facenet"
-            else "the midpoints of the sorted distances"
-        )
-        facts.append(
-            Fact(
-                term="Accuracy",
-                text="Share of a fold's pairs judged rightly with the first threshold that is best on the "
-                f"other folds, of {tried}. Standard deviation divides by the folds, the standard error of "
-                "the mean by the folds less one and the root of the folds: papers print one or the other.",
-            )
-        )
+    facts += _accuracy_methods(report)
     facts.append(
         Fact(term="Interval", text=f"{interval}; {count(report.n_resamples)} resamples, seed {report.seed}.")
     )
     return (*facts, *provenance(report.model_id, report.snapshot, report.digest, report.software))
+
+
+def _accuracy_methods(report: VerificationReport) -> list[Fact]:
+    tried = {"facenet": "0, .01 ... 3.99", "exact": "the midpoints of the sorted distances"}
+    if report.held_out is not None:
+        text = (
+            "Share of the pairs judged rightly with the first threshold that is best on the other list, of "
+            f"{tried[report.held_out.mode]}. Its interval resamples pairs at that threshold."
+        )
+        return [Fact(term="Accuracy", text=text)]
+    if report.accuracy is None:
+        return []
+    text = (
+        "Share of a fold's pairs judged rightly with the first threshold that is best on the "
+        f"other folds, of {tried[report.accuracy.mode]}. Standard deviation divides by the folds, the "
+        "standard error of "
+        "the mean by the folds less one and the root of the folds: papers print one or the other."
+    )
+    return [Fact(term="Accuracy", text=text)]
