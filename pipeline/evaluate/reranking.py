@@ -6,6 +6,8 @@
    precision is what is reported.
 3. On the test half: gains over the plain ranking of the same queries, with an interval that resamples
    identities, because the images of one gain or lose together; of few identities nothing is concluded.
+4. Of many re-rankers some look good by chance: p values, by sign flips, are corrected for the number of all
+   gains of the run (Holm 1979), and a verdict needs both the interval and the corrected p value.
 
 Average precision counts the first ``depth`` images and is divided by all that are relevant. Legend: Q
 queries, K images ranked, G identities.
@@ -22,7 +24,7 @@ from pipeline.evaluate import metrics
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of, resampled_shares
 from pipeline.evaluate.exact_base import ExactBase
 from pipeline.evaluate.metrics import Floats, Ints, RelevantRanks
-from pipeline.evaluate.paired import MIN_GROUPS
+from pipeline.evaluate.paired import LEVEL, MIN_GROUPS, PERMUTATIONS, holm, sign_flip_p_values
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.evaluate.reranking_report import Gain, RerankingReport, RerankRow, Verdict
 from pipeline.rerank.base import NOBODY, Nearest, Reranker, Vectors
@@ -72,6 +74,7 @@ class Options:
     depth: int = 1_000
     seed: int = 0
     n_resamples: int = RESAMPLES
+    n_permutations: int = PERMUTATIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,26 +107,26 @@ def evaluate_reranking(
     code_N = identity_codes(exact, base.labels)
     validation, test = (_Half(exact, code_N, rows_Q, options.depth) for rows_Q in _asking(code_N, options))
     n_identities = len(np.unique(code_N[test.rows_Q]))
-    rows = []
-    for name, rerankers in _candidates(exact, methods).items():
-        maps = [float(validation.judge(one).average_precision_Q.mean()) for one in rerankers.values()]
-        settings = list(rerankers)[int(np.argmax(maps))]
-        judged = test.judge(rerankers[settings])
-        map_gain, success_gain = _gains(judged, test.plain, code_N[test.rows_Q], options)
-        rows.append(
-            RerankRow(
-                name=name,
-                settings=settings,
-                n_settings=len(rerankers),
-                validation_gain=max(maps) - float(validation.plain.average_precision_Q.mean()),
-                map=float(judged.average_precision_Q.mean()),
-                map_gain=map_gain,
-                success_at_1=float(judged.success_Q.mean()),
-                success_at_1_gain=success_gain,
-                cpu_ms_per_query=None if cost is None or name == _EXACT_NAME else cost(rerankers[settings]),
-                verdict=verdict_of(map_gain, success_gain, n_identities=n_identities),
-            )
+    chosen = [
+        _Chosen.by(validation, test, name, rerankers)
+        for name, rerankers in _candidates(exact, methods).items()
+    ]
+    gains = _gains([one.judged for one in chosen], test.plain, code_N[test.rows_Q], options)
+    rows = [
+        RerankRow(
+            name=one.name,
+            settings=one.settings,
+            n_settings=one.n_settings,
+            validation_gain=one.validation_map - float(validation.plain.average_precision_Q.mean()),
+            map=float(one.judged.average_precision_Q.mean()),
+            map_gain=map_gain,
+            success_at_1=float(one.judged.success_Q.mean()),
+            success_at_1_gain=success_gain,
+            cpu_ms_per_query=None if cost is None or one.name == _EXACT_NAME else cost(one.reranker),
+            verdict=verdict_of(map_gain, success_gain, n_identities=n_identities),
         )
+        for one, (map_gain, success_gain) in zip(chosen, gains, strict=True)
+    ]
     return RerankingReport(
         n_images=len(base.ids),
         n_queries=len(test.rows_Q),
@@ -132,6 +135,7 @@ def evaluate_reranking(
         depth=options.depth,
         seed=options.seed,
         n_resamples=options.n_resamples,
+        n_permutations=options.n_permutations,
         plain_map=float(test.plain.average_precision_Q.mean()),
         plain_success_at_1=float(test.plain.success_Q.mean()),
         plain_cpu_ms_per_query=None if cost is None else cost(None),
@@ -234,33 +238,68 @@ class _Half:
         )
 
 
-def _gains(judged: _Judged, plain: _Judged, code_Q: Ints, options: Options) -> tuple[Gain, Gain]:
-    """Gains in average precision and in success at 1."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Chosen:
+    """The settings that are best on validation, and what the test queries find with them."""
+
+    name: str
+    settings: str
+    n_settings: int
+    reranker: Reranker
+    validation_map: float
+    judged: _Judged
+
+    @classmethod
+    def by(cls, validation: _Half, test: _Half, name: str, rerankers: Mapping[str, Reranker]) -> "_Chosen":
+        """Tries all settings on one half and judges the best on the other."""
+        maps = [float(validation.judge(one).average_precision_Q.mean()) for one in rerankers.values()]
+        settings = list(rerankers)[int(np.argmax(maps))]
+        return cls(
+            name=name,
+            settings=settings,
+            n_settings=len(rerankers),
+            reranker=rerankers[settings],
+            validation_map=max(maps),
+            judged=test.judge(rerankers[settings]),
+        )
+
+
+def _gains(
+    judged: Sequence[_Judged], plain: _Judged, code_Q: Ints, options: Options
+) -> list[tuple[Gain, Gain]]:
+    """Gains of each in average precision and in success at 1; all p values are corrected together."""
     difference_QM = np.stack(
         [
-            judged.average_precision_Q - plain.average_precision_Q,
-            judged.success_Q - plain.success_Q,
+            column_Q
+            for one in judged
+            for column_Q in (
+                one.average_precision_Q - plain.average_precision_Q,
+                one.success_Q - plain.success_Q,
+            )
         ],
         axis=1,
     )
     _, group_Q = np.unique(code_Q, return_inverse=True)
-    sums_GM = np.stack([np.bincount(group_Q, weights=column) for column in difference_QM.T], axis=1)
+    sums_GM: Floats = np.stack([np.bincount(group_Q, weights=column) for column in difference_QM.T], axis=1)
     means_RM = resampled_shares(
         sums_GM, np.bincount(group_Q), seed=options.seed, n_resamples=options.n_resamples
     )
     bounds_2M = np.quantile(means_RM, [0.025, 0.975], axis=0)
-    ap, success = (
-        Gain(mean=float(mean), low=float(low), high=float(high))
-        for mean, low, high in zip(difference_QM.mean(axis=0), *bounds_2M, strict=True)
-    )
-    return ap, success
+    p_M, _ = sign_flip_p_values(sums_GM, seed=options.seed, n_permutations=options.n_permutations)
+    figures = zip(difference_QM.mean(axis=0), *bounds_2M, holm(p_M), strict=True)
+    gains = [
+        Gain(mean=float(mean), low=float(low), high=float(high), p_corrected=float(p))
+        for mean, low, high, p in figures
+    ]
+    return list(zip(gains[::2], gains[1::2], strict=True))
 
 
 def verdict_of(*gains: Gain, n_identities: int) -> Verdict:
-    """What the intervals of several gains say together; resamples of few identities say too much."""
+    """What several gains say together; resamples of few identities say too much."""
     if n_identities < MIN_GROUPS:
         return "no difference shown"
-    better, worse = any(gain.low > 0 for gain in gains), any(gain.high < 0 for gain in gains)
+    shown = [gain for gain in gains if gain.p_corrected < LEVEL]
+    better, worse = any(gain.low > 0 for gain in shown), any(gain.high < 0 for gain in shown)
     if better and worse:
         return "mixed"
     if better:

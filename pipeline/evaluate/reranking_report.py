@@ -5,19 +5,23 @@ from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 Verdict: TypeAlias = Literal["helps", "hurts", "mixed", "no difference shown"]
-"""Whether the interval of a gain lies above 0, below 0, of one above and of the other below, or neither.
+"""Whether a gain is shown above 0, below 0, one above and the other below, or neither.
 
-Of fewer than 20 identities no difference is shown, whatever the interval.
+Shown is what its interval says and its corrected p value confirms; of fewer than 20 identities nothing is.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """Mean difference from the plain ranking, with its 95 % interval by resampled identities."""
+    """Mean difference from the plain ranking, with its own 95 % interval by resampled identities.
+
+    ``p_corrected`` is two-sided, by sign flips of identities, corrected for the number of gains of the run.
+    """
 
     mean: float
     low: float
     high: float
+    p_corrected: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,7 @@ class RerankingReport:
     depth: int
     seed: int
     n_resamples: int
+    n_permutations: int
     plain_map: float
     plain_success_at_1: float
     plain_cpu_ms_per_query: float | None

@@ -139,5 +139,5 @@ def test_evaluate_reranking_says_gain_cost_and_verdict(bitsieve: Any, tmp_path: 
     assert (code, found["label"], found["n_images"], found["n_queries"]) == (0, "product", 40, 20)
     assert [row["settings"] for row in found["rerankers"]] == ["aqe:n=2", "aqe:n=9"]
     assert found["plain"]["cpu_ms_per_query"] > 0
-    assert set(found["rerankers"][0]["map_gain"]) == {"mean", "low", "high"}
+    assert set(found["rerankers"][0]["map_gain"]) == {"mean", "low", "high", "p_corrected"}
     assert "aqe:n=9" in page.read_text()

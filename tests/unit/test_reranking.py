@@ -79,18 +79,30 @@ def test_setting_is_chosen_on_validation_and_judged_on_other_identities() -> Non
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [
-        (((0.1, 0.2), (-0.1, 0.1)), "helps"),
-        (((-0.1, 0.1), (-0.2, -0.1)), "hurts"),
-        (((0.1, 0.2), (-0.2, -0.1)), "mixed"),
-        (((0.0, 0.2), (-0.2, 0.0)), "no difference shown"),
+        (((0.1, 0.2, 0.01), (-0.1, 0.1, 1.0)), "helps"),
+        (((-0.1, 0.1, 1.0), (-0.2, -0.1, 0.01)), "hurts"),
+        (((0.1, 0.2, 0.01), (-0.2, -0.1, 0.01)), "mixed"),
+        (((0.1, 0.2, 0.01), (-0.2, -0.1, 0.06)), "helps"),
+        (((0.1, 0.2, 0.06), (-0.1, 0.1, 1.0)), "no difference shown"),
+        (((0.0, 0.2, 0.01), (-0.2, 0.0, 0.01)), "no difference shown"),
     ],
 )
-def test_verdict_is_by_the_intervals_of_both_gains(
-    gains: tuple[tuple[float, float], tuple[float, float]], verdict: str
+def test_verdict_needs_interval_and_corrected_p_of_a_gain(
+    gains: tuple[tuple[float, float, float], tuple[float, float, float]], verdict: str
 ) -> None:
-    found = [Gain(mean=(low + high) / 2, low=low, high=high) for low, high in gains]
+    found = [Gain(mean=(low + high) / 2, low=low, high=high, p_corrected=p) for low, high, p in gains]
     assert verdict_of(*found, n_identities=20) == verdict
     assert verdict_of(*found, n_identities=19) == "no difference shown"
+
+
+def test_a_small_gain_is_shown_alone_and_not_among_many() -> None:
+    """Holm: the same gain has the same interval in any company, and a larger p value in a larger one."""
+    base = collection(60, 4, 0.27)
+    alone = rows_of(base, "aqe:n=1")["aqe"]
+    others = ("aqe-decay:n=0", "alpha-qe:n=0", "recursive-qe:n=0")  # change nothing, and are counted
+    among = rows_of(base, "aqe:n=1", *others)["aqe"]
+    assert (among.map_gain.mean, among.map_gain.low) == (alone.map_gain.mean, alone.map_gain.low)
+    assert among.map_gain.p_corrected == pytest.approx(min(1.0, 4 * alone.map_gain.p_corrected))
 
 
 def test_few_identities_conclude_nothing() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.evaluate.paired import MIN_GROUPS
+from pipeline.evaluate.paired import LEVEL, MIN_GROUPS
 from pipeline.evaluate.report.document import (
     Axis,
     Cell,
@@ -154,8 +154,14 @@ def _methods(result: Mapping[str, Any]) -> tuple[Fact, ...]:
         Fact(
             term="Interval",
             text="Two-sided 95\u00a0% percentile bootstrap of the mean difference, identities resampled "
-            f"whole, {count(result['n_resamples'])} resamples, seed {result['seed']}. A verdict needs an "
-            f"interval without 0, of either gain, and {MIN_GROUPS} identities.",
+            f"whole, {count(result['n_resamples'])} resamples, seed {result['seed']}; each gain by itself.",
+        ),
+        Fact(
+            term="Verdict",
+            text=f"Needs {MIN_GROUPS} identities and, of either gain, an interval without 0 and p below "
+            f"{LEVEL:g}: two-sided, {count(result['n_permutations'])} sign flips of identities, corrected "
+            f"for the {count(2 * len(result['rerankers']))} gains of this page (Holm 1979): of many some "
+            "look good by chance.",
         ),
         Fact(
             term="Cost",
@@ -166,7 +172,8 @@ def _methods(result: Mapping[str, Any]) -> tuple[Fact, ...]:
 
 
 def _gain(gain: Mapping[str, float]) -> str:
-    return f"{gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
+    interval = f"{gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
+    return f"{interval}, p {gain['p_corrected']:.4f}"
 
 
 def _cost(cpu_ms: float | None) -> str:
