@@ -54,6 +54,9 @@ def command(
     slices: Annotated[
         list[str] | None, typer.Option("--slice", help="Attribute to look into; may be repeated.")
     ] = None,
+    allow_worse_slices: Annotated[
+        bool, typer.Option("--allow-worse-slices", help="The mean alone decides; slices are only named.")
+    ] = False,
     sheet: Annotated[
         Path | None, typer.Option(help="Folder for a blind labelling sheet and its key.")
     ] = None,
@@ -64,6 +67,8 @@ def command(
 ) -> int:
     """Judges new against old on the images both have; exit code 3 unless new is better or not worse.
 
+    A slice that loses the margin counts, even if the mean wins.
+
     Example: bitsieve evaluate compare --store index/ --old main --new canary --label identity --margin 0.01
     """
     if (new is None) == (model is None):
@@ -71,7 +76,7 @@ def command(
     if model is not None and sample is None:
         raise UsageError("--model embeds a sample, and its size is not given", fix="add --sample 2000")
     place = find_place(store, None, config)
-    options = Options(metric=metric, margin=margin, seed=seed)
+    options = Options(metric=metric, margin=margin, allow_worse_slices=allow_worse_slices, seed=seed)
     sides = _sides(place, old, new, model, label, sample, seed)
     found = compare(
         benchmark_of(

@@ -23,9 +23,12 @@ def comparison_in_words(result: Mapping[str, Any]) -> str:
         )
     slices = result["slices"]
     lines.append(f"  slices        {len(slices['worse'])} of {slices['tested']} significantly worse")
+    if result["allow_worse_slices"] and slices["worse"]:
+        lines.append("    the mean alone decides (--allow-worse-slices)")
     lines += [
-        f"    {visible(one['attribute'])} = {visible(one['value'])}: {one['difference']:+.4f} over "
-        f"{one['n_queries']} queries, p {one['p_corrected']:.4f} corrected"
+        f"    {visible(one['attribute'])} = {visible(one['value'])}: {one['difference']:+.4f} "
+        f"({one['low']:+.4f} to {one['high']:+.4f}) over {one['n_queries']} queries, p "
+        f"{one['p_corrected']:.4f} corrected{'' if one['loses'] else ', within the margin'}"
         for one in slices["worse"]
     ]
     neighbours = result["neighbours"]

@@ -1,7 +1,8 @@
 """May the new vectors replace the old ones? The same queries asked of both, and one verdict.
 
 1. The same images, labels and judged queries on both sides: exact ranks of each, leave-one-out (``ranking``).
-2. Paired differences of the measures, the verdict on the one that was named before, slices (``paired``).
+2. Paired differences of the measures, the verdict on the one that was named before (``paired``), and on
+   parts of the queries, of which one can outweigh the mean (``slice_tests``).
 3. What happens to thresholds on the distance: the old one at a false accept rate, the new one, and what the
    old one would do to the new distances.
 4. How many of the nearest images are others, and the queries that changed most, for people to look at.
@@ -24,13 +25,12 @@ from pipeline.evaluate.metrics import Floats, RelevantRanks
 from pipeline.evaluate.paired import (
     PERMUTATIONS,
     PairedDifference,
-    SliceTests,
     Verdict,
     paired_differences,
-    slice_differences,
     verdict_of,
 )
 from pipeline.evaluate.ranking import LabelledVectors, Ranking, leave_one_out_ranks
+from pipeline.evaluate.slice_tests import SliceTests, slice_differences
 
 K = 10
 FARS = (0.1, 0.01, 0.001, 0.0001)
@@ -66,6 +66,8 @@ class Options:
 
     metric: str = "map"
     margin: float = 0.01
+    allow_worse_slices: bool = False
+    """The mean alone decides."""
     seed: int = 0
     n_resamples: int = RESAMPLES
     n_permutations: int = PERMUTATIONS
@@ -124,7 +126,9 @@ class Comparison:
     """What a comparison found.
 
     Attributes:
-        verdict: On ``metric``, against ``margin``.
+        verdict: On ``metric``, against ``margin``, of the mean and of the slices.
+        verdict_of_mean: The same of the mean alone.
+        allow_worse_slices: The mean alone decided.
         metric: The measure that was named before.
         margin: The loss that would be accepted.
         n_images: Images that both sides have.
@@ -142,6 +146,8 @@ class Comparison:
     """
 
     verdict: Verdict
+    verdict_of_mean: Verdict
+    allow_worse_slices: bool
     metric: str
     margin: float
     n_images: int
@@ -164,7 +170,7 @@ class Comparison:
         document["slices"] = {
             "tested": len(self.slices.tested),
             "untested": self.slices.n_untested,
-            "worse": [asdict(one) for one in self.slices.worse],
+            "worse": [asdict(one) | {"loses": one.loses(self.margin)} for one in self.slices.worse],
             "lowest": [asdict(one) for one in self.slices.tested[:20]],
         }
         return document
@@ -207,9 +213,22 @@ def compare(benchmark: Benchmark, options: Options | None = None) -> Comparison:
     if identical:  # not an estimate
         found = {name: replace(one, low=0.0, high=0.0, minimum_detectable=0.0) for name, one in found.items()}
     n_groups = len(set(group_Q))
-    verdict = verdict_of(found[options.metric], options.margin, n_groups)
+    slices = slice_differences(
+        old_values[options.metric],
+        new_values[options.metric],
+        group_Q,
+        {name: [value_N[row] for row in row_Q] for name, value_N in benchmark.slices.items()},
+        seed=options.seed,
+        n_resamples=options.n_resamples,
+        n_permutations=options.n_permutations,
+    )
+    of_mean = verdict_of(found[options.metric], options.margin, n_groups)
+    if identical:
+        of_mean = Verdict.NOT_WORSE
     return Comparison(
-        verdict=Verdict.NOT_WORSE if identical else verdict,
+        verdict=of_mean if options.allow_worse_slices else slices.verdict(of_mean, options.margin),
+        verdict_of_mean=of_mean,
+        allow_worse_slices=options.allow_worse_slices,
         metric=options.metric,
         margin=options.margin,
         n_images=len(benchmark.ids),
@@ -217,14 +236,7 @@ def compare(benchmark: Benchmark, options: Options | None = None) -> Comparison:
         n_groups=n_groups,
         identical=identical,
         metrics=found,
-        slices=slice_differences(
-            old_values[options.metric],
-            new_values[options.metric],
-            group_Q,
-            {name: [value_N[row] for row in row_Q] for name, value_N in benchmark.slices.items()},
-            seed=options.seed,
-            n_permutations=options.n_permutations,
-        ),
+        slices=slices,
         thresholds=_threshold_shifts(benchmark),
         neighbours=_neighbour_change(old, new),
         changed=_changed(

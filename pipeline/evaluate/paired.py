@@ -7,10 +7,9 @@ a product) stand or fall together: groups are resampled and permuted whole.
 2. Sign-flip permutation test: were old and new alike, each group's difference could as well have the other
    sign (Good, *Permutation, Parametric and Bootstrap Tests*, 2005, section 3.1).
 3. The smallest difference that so many groups would show in 80 % of trials at the 5 % level.
-4. Slices: each tested for being worse, corrected for their number (Holm 1979).
-5. A verdict against a margin that was declared before.
+4. A verdict against a margin that was declared before; what slices say of it: ``slice_tests``.
 
-Legend: Q queries, G groups, M measures, S slices, C columns (measures or slices), B permutations at once.
+Legend: Q queries, G groups, M measures, S tests, C columns (measures or slices), B permutations at once.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -19,7 +18,6 @@ from enum import StrEnum
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of, resampled_shares
 from pipeline.evaluate.metrics import Floats, Ints
@@ -27,8 +25,6 @@ from pipeline.evaluate.metrics import Floats, Ints
 LEVEL = 0.05
 MIN_GROUPS = 20
 """With fewer groups nothing is concluded."""
-MIN_SLICE_GROUPS = 10
-MAX_SLICES = 200
 PERMUTATIONS = 10_000
 _SIGNS_AT_ONCE = 1 << 22
 _POWER = 0.8
@@ -39,6 +35,7 @@ class Verdict(StrEnum):
 
     BETTER = "better"  # the interval and the permutation test exclude that nothing was gained
     NOT_WORSE = "not worse"  # the interval excludes a loss of the margin
+    WORSE_IN_PARTS = "worse in parts"  # better or not worse on the whole, and worse on a slice
     WORSE = "worse"  # a loss is proven, and one of the margin is not excluded
     INCONCLUSIVE = "inconclusive"
 
@@ -75,39 +72,6 @@ class PairedDifference:
     n_worse: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceDifference:
-    """Old and new on the queries whose ``attribute`` has ``value``; p values are of being worse."""
-
-    attribute: str
-    value: str
-    n_queries: int
-    n_groups: int
-    old: float
-    new: float
-    difference: float
-    p_value: float
-    p_corrected: float
-
-    @property
-    def is_worse(self) -> bool:
-        """Significantly, after correction for the number of slices."""
-        return self.p_corrected < LEVEL
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceTests:
-    """The slices that were tested, the worst first; ``n_untested`` have too few groups or are too many."""
-
-    tested: tuple[SliceDifference, ...]
-    n_untested: int
-
-    @property
-    def worse(self) -> tuple[SliceDifference, ...]:
-        """Those that are significantly worse."""
-        return tuple(one for one in self.tested if one.is_worse)
-
-
 def paired_differences(
     old: Mapping[str, Floats],
     new: Mapping[str, Floats],
@@ -135,7 +99,7 @@ def paired_differences(
     old_QM = np.stack([old[name] for name in old], axis=1)
     new_QM = np.stack([new[name] for name in old], axis=1)
     change_QM = new_QM - old_QM
-    total_GM = _group_totals(change_QM, code_Q)
+    total_GM = group_totals(change_QM, code_Q)
     mean_M = change_QM.mean(axis=0)
     resampled_RM = resampled_shares(total_GM, count_G, seed=seed, n_resamples=n_resamples)
     low_M, high_M = np.quantile(resampled_RM, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
@@ -176,48 +140,6 @@ def verdict_of(found: PairedDifference, margin: float, n_groups: int) -> Verdict
     return Verdict.WORSE if found.high < 0 and proven else Verdict.INCONCLUSIVE
 
 
-def slice_differences(
-    old_Q: Floats,
-    new_Q: Floats,
-    group_Q: Sequence[Hashable],
-    slices: Mapping[str, Sequence[str | None]],
-    *,
-    seed: int,
-    n_permutations: int = PERMUTATIONS,
-) -> SliceTests:
-    """Tests each value of each attribute for being worse; None is no value.
-
-    Only values with at least ``MIN_SLICE_GROUPS`` groups are tested, the ``MAX_SLICES`` with most queries.
-    """
-    code_Q = codes_of(group_Q)
-    change_Q = new_Q - old_Q
-    members = _members(slices)
-    enough = [one for one in members if len(np.unique(code_Q[one[2]])) >= MIN_SLICE_GROUPS]
-    chosen = sorted(enough, key=lambda one: (-len(one[2]), one[:2]))[:MAX_SLICES]
-    if not chosen:
-        return SliceTests(tested=(), n_untested=len(members))
-    change_QS = np.zeros((len(change_Q), len(chosen)))
-    for column, (_, _, rows) in enumerate(chosen):
-        change_QS[rows, column] = change_Q[rows]
-    _, p_S = sign_flip_p_values(_group_totals(change_QS, code_Q), seed=seed, n_permutations=n_permutations)
-    tested = [
-        SliceDifference(
-            attribute=attribute,
-            value=value,
-            n_queries=len(rows),
-            n_groups=len(np.unique(code_Q[rows])),
-            old=float(old_Q[rows].mean()),
-            new=float(new_Q[rows].mean()),
-            difference=float(change_Q[rows].mean()),
-            p_value=float(p),
-            p_corrected=float(corrected),
-        )
-        for (attribute, value, rows), p, corrected in zip(chosen, p_S, holm(p_S), strict=True)
-    ]
-    tested.sort(key=lambda one: (one.p_corrected, one.difference, one.attribute, one.value))
-    return SliceTests(tested=tuple(tested), n_untested=len(members) - len(chosen))
-
-
 def sign_flip_p_values(total_GC: Floats, *, seed: int, n_permutations: int) -> tuple[Floats, Floats]:
     """How often chance alone gives a sum as far from 0, and one as low, [C] each; never 0.
 
@@ -247,21 +169,10 @@ def holm(p_S: Floats) -> Floats:
     return corrected_S
 
 
-def _group_totals(value_QC: Floats, code_Q: Ints) -> Floats:
+def group_totals(value_QC: Floats, code_Q: Ints) -> Floats:
+    """Sums of the queries of each group, [G, C]."""
     n_groups = int(code_Q.max(initial=-1)) + 1
     totals: Floats = np.stack(
         [np.bincount(code_Q, weights=column, minlength=n_groups) for column in value_QC.T], axis=1
     )
     return totals
-
-
-def _members(slices: Mapping[str, Sequence[str | None]]) -> list[tuple[str, str, NDArray[np.int64]]]:
-    """Attribute, value and queries of every slice."""
-    found: list[tuple[str, str, NDArray[np.int64]]] = []
-    for attribute, value_Q in slices.items():
-        rows: dict[str, list[int]] = {}
-        for query, value in enumerate(value_Q):
-            if value is not None:
-                rows.setdefault(value, []).append(query)
-        found += [(attribute, value, np.array(those)) for value, those in rows.items()]
-    return found

@@ -1,5 +1,7 @@
 """Comparisons of two sets of vectors of the same images: what a person must be told, planted and found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -85,11 +87,14 @@ def test_order_of_the_images_changes_nothing(worse: Comparison) -> None:
     assert compare(shuffled, QUICK) == worse
 
 
-def test_worse_slice_is_named_though_the_mean_wins() -> None:
+def test_worse_slice_is_named_and_decides_though_the_mean_wins() -> None:
     kind: list[str | None] = ["shoe" if n // PER_LABEL < 15 else "hat" for n in range(len(LABELS))]
     noise_N = np.where(np.array(kind) == "shoe", 1.6, 0.4)
-    found = compare(benchmark(faces(1.0), faces(noise_N, seed=0), kind=kind), QUICK)
-    assert found.verdict is Verdict.BETTER
+    sides = benchmark(faces(1.0), faces(noise_N, seed=0), kind=kind)
+    found = compare(sides, QUICK)
+    assert (found.verdict, found.verdict_of_mean) == (Verdict.WORSE_IN_PARTS, Verdict.BETTER)
+    allowed = compare(sides, replace(QUICK, allow_worse_slices=True))
+    assert (allowed.verdict, allowed.slices) == (Verdict.BETTER, found.slices)
     assert [(one.attribute, one.value) for one in found.slices.worse] == [("kind", "shoe")]
     assert found.slices.worse[0].difference < -0.1
 

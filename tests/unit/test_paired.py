@@ -1,5 +1,7 @@
 """Paired differences: nulls reject at the nominal rate, planted effects and slices are found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,9 @@ from pipeline.evaluate.paired import (
     holm,
     paired_differences,
     sign_flip_p_values,
-    slice_differences,
     verdict_of,
 )
+from pipeline.evaluate.slice_tests import slice_differences
 
 N_GROUPS, PER_GROUP = 40, 4
 GROUPS = [f"g{q // PER_GROUP}" for q in range(N_GROUPS * PER_GROUP)]
@@ -129,7 +131,32 @@ def test_planted_worse_slice_is_named_while_the_mean_wins() -> None:
     found = slice_differences(values["old"], values["new"], GROUPS, slices, seed=0, n_permutations=999)
     assert [(one.attribute, one.value) for one in found.worse] == [("kind", "kind1")]
     assert found.tested[0].n_groups == 13
+    assert found.tested[0].low <= found.tested[0].difference <= found.tested[0].high < -0.05
     assert (len(found.tested), found.n_untested) == (5, 1)  # four groups are too few to say anything
+
+
+@pytest.mark.parametrize(
+    ("of_the_mean", "margin", "expected"),
+    [
+        (Verdict.BETTER, 0.01, Verdict.WORSE_IN_PARTS),
+        (Verdict.NOT_WORSE, 0.01, Verdict.WORSE_IN_PARTS),
+        (Verdict.NOT_WORSE, 0.5, Verdict.NOT_WORSE),  # no slice loses so much
+        (Verdict.WORSE, 0.01, Verdict.WORSE),
+        (Verdict.INCONCLUSIVE, 0.01, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_slice_that_loses_the_margin_outweighs_a_mean_that_passes(
+    of_the_mean: Verdict, margin: float, expected: Verdict
+) -> None:
+    old_Q = np.full(len(GROUPS), 0.5)
+    lost = np.arange(len(GROUPS)) < 20 * PER_GROUP
+    slices: dict[str, list[str | None]] = {"kind": ["lost" if one else "won" for one in lost]}
+    found = slice_differences(old_Q, np.where(lost, 0.4, 0.7), GROUPS, slices, seed=0, n_permutations=999)
+    assert [one.value for one in found.worse] == ["lost"]
+    assert found.verdict(of_the_mean, margin) is expected
+    assert not expected.passes or expected is of_the_mean
+    unproven = replace(found, tested=tuple(replace(one, p_corrected=0.05) for one in found.tested))
+    assert unproven.verdict(of_the_mean, margin) is of_the_mean
 
 
 def test_many_slices_of_a_null_rarely_give_a_worse_one() -> None:

@@ -4,14 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.evaluate.comparison import ChangedQuery, Comparison
-from pipeline.evaluate.paired import (
-    LEVEL,
-    MAX_SLICES,
-    MIN_GROUPS,
-    MIN_SLICE_GROUPS,
-    PairedDifference,
-    Verdict,
-)
+from pipeline.evaluate.paired import LEVEL, MIN_GROUPS, PairedDifference, Verdict
 from pipeline.evaluate.report.document import (
     Axis,
     Document,
@@ -31,10 +24,17 @@ from pipeline.evaluate.report.document import (
 )
 from pipeline.evaluate.report.methods import TWO_SIDED, provenance
 from pipeline.evaluate.report.words import attribute_name, count, percent
+from pipeline.evaluate.slice_tests import MAX_SLICES
+from pipeline.evaluate.slice_tests import MIN_GROUPS as MIN_SLICE_GROUPS
 
 _SHOWN = 6
 _NEIGHBOURS_SHOWN = 5
-_MARKS = {Verdict.BETTER: Mark.GOOD, Verdict.NOT_WORSE: Mark.GOOD, Verdict.WORSE: Mark.BAD}
+_MARKS = {
+    Verdict.BETTER: Mark.GOOD,
+    Verdict.NOT_WORSE: Mark.GOOD,
+    Verdict.WORSE_IN_PARTS: Mark.BAD,
+    Verdict.WORSE: Mark.BAD,
+}
 
 
 def comparison_document(found: Comparison, result: Mapping[str, Any]) -> Document:
@@ -74,10 +74,15 @@ def verdict_in_words(result: Mapping[str, Any]) -> str:
         return f"Not worse: {new} has the same vectors as {old} for all images that both have."
     found = result["metrics"][metric]
     change = f"{metric} goes from {found['old']:.4f} to {found['new']:.4f}"
+    lost = [one for one in result["slices"]["worse"] if one["loses"]]
+    others = f" and {count(len(lost) - 1)} other slices" if len(lost) > 1 else ""
+    where = f"where {attribute_name(lost[0]['attribute'])} is {lost[0]['value']}{others}" if lost else ""
     said = {
         Verdict.BETTER: f"Better: {new} may replace {old}; {change}.",
         Verdict.NOT_WORSE: f"Not worse: {new} may replace {old}; {change}, and a loss of {margin:g} is "
         "excluded.",
+        Verdict.WORSE_IN_PARTS: f"{result['verdict_of_mean'].capitalize()} on the whole, but worse {where}: "
+        f"{new} should not replace {old} as it is; {change}.",
         Verdict.WORSE: f"Worse: {new} should not replace {old}; {change}.",
         Verdict.INCONCLUSIVE: f"Inconclusive: {change}, and neither a gain is shown nor a loss of {margin:g} "
         "excluded.",
@@ -100,7 +105,9 @@ def _findings(found: Comparison, result: Mapping[str, Any]) -> tuple[Finding, ..
             mark=Mark.BAD,
             text=f"Worse where {attribute_name(one.attribute)} is {one.value}: {found.metric} goes from "
             f"{one.old:.4f} to {one.new:.4f} over {count(one.n_queries)} queries.",
-            detail=f"p {one.p_corrected:.4f}, corrected for {count(len(found.slices.tested))} slices.",
+            detail=f"{one.difference:+.4f}, between {one.low:+.4f} and {one.high:+.4f}; p "
+            f"{one.p_corrected:.4f}, corrected for {count(len(found.slices.tested))} slices. A loss of "
+            f"{found.margin:g} is {'not ' if one.loses(found.margin) else ''}excluded.",
         )
         for one in found.slices.worse
     ]
@@ -169,11 +176,12 @@ def _slices(found: Comparison) -> Section | None:
             f"{one.old:.4f}",
             f"{one.new:.4f}",
             f"{one.difference:+.4f}",
+            f"{one.low:+.4f} to {one.high:+.4f}",
             f"{one.p_corrected:.4f}",
         )
         for one in found.slices.tested[:20]
     )
-    columns = ("slice", "queries", "old", "new", "difference", "p of a loss, corrected")
+    columns = ("slice", "queries", "old", "new", "difference", "95 % interval", "p of a loss, corrected")
     note = (
         f"{found.metric} on each; the {len(rows)} most likely to be worse of "
         f"{count(len(found.slices.tested))}."
@@ -312,14 +320,16 @@ def _methods(found: Comparison, result: Mapping[str, Any]) -> tuple[Fact, ...]:
             "gain. Not worse: the interval excludes a loss of the margin, or the vectors are the same "
             "numbers. "
             "Worse: a loss is shown by both, and one of the margin is not excluded. Else, or with fewer than "
-            f"{MIN_GROUPS} groups, inconclusive.",
+            f"{MIN_GROUPS} groups, inconclusive. Worse in parts: better or not worse on the whole, and on a "
+            "slice a loss is shown and one of the margin not excluded"
+            + ("; here the whole alone decides, as was asked." if found.allow_worse_slices else "."),
         ),
         Fact(
             term="Slices",
             text=f"Values of attributes with at least {MIN_SLICE_GROUPS} groups, at most {MAX_SLICES} of "
             "them: "
             f"{count(len(found.slices.tested))} tested, {count(found.slices.n_untested)} not. One-sided sign "
-            "flips, corrected for their number (Holm 1979).",
+            "flips, corrected for their number (Holm 1979); intervals resample groups, one slice by itself.",
         ),
         Fact(
             term="Thresholds",
