@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.bench import exact as exact_bench
 from jobs.bench import measures as measures_bench
 from jobs.bench import plan as plan_bench
 from jobs.bench import reindex as reindex_bench
@@ -36,6 +37,7 @@ app.command("reindex", epilog=reindex_bench.EXAMPLE)(reindex_bench.command)
 app.command("train", epilog=train_bench.EXAMPLE)(train_bench.command)
 app.command("plan", epilog=plan_bench.EXAMPLE)(plan_bench.command)
 app.command("metrics", epilog=measures_bench.EXAMPLE)(measures_bench.command)
+app.command("exact", epilog=exact_bench.EXAMPLE)(exact_bench.command)
 
 _QUICK_PRODUCTS, _PRODUCTS = 40, 300
 _QUICK_PHOTOS, _PHOTOS = 24, 300

@@ -1,4 +1,4 @@
-"""Ranks queries on Ray: each actor holds the vectors and ranks blocks of queries; the same answers."""
+"""Ranks queries on Ray: each actor maps the vectors and ranks blocks of queries; the same answers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +37,7 @@ def rank_on_ray(question: RetrievalQuestion, options: ClusterOptions) -> Callabl
                     raise WorkerError(
                         f"ranking {len(blocks[outcome.index])} queries killed {outcome.attempts} workers: "
                         f"{outcome.reason}",
-                        fix="give them more memory, or use fewer workers: each holds all vectors",
+                        fix="give them more memory, or use fewer workers: each holds all ids and labels",
                     )
                 answers[outcome.index] = outcome.result
         return contest.ranking(answers[number] for number in range(len(blocks)))

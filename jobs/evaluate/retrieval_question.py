@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.evaluate.subject import attribute_of, group_column, labelled_vectors
+from jobs.evaluate.subject import attribute_of, group_column, searched_vectors
 from pipeline.evaluate.ranking import Contest, LabelledVectors
 from pipeline.evaluate.relevance import Judgements
 from pipeline.evaluate.retrieval import Asked, Options, contest_of
@@ -65,14 +65,16 @@ class RetrievalQuestion:
         base = self.base.open()
         asking = base if self.queries is None else self.queries.open()
         group = group_column(base, self.collapse)
-        vectors = labelled_vectors(base, self.label, group)
+        vectors = searched_vectors(base, self.label, group)
+        queries = None if self.queries is None else _asking(asking, self.label, group)
+        ids = (queries or vectors).ids
         asked = Asked(
-            queries=None if self.queries is None else _asking(asking, self.label, group),
+            queries=queries,
             judgements=self.judgements,
             junk=self.junk,
             collapse=None if self.collapse is None else group,
             resampled_by=group,
-            sliced_by={name: attribute_of(asking, name) for name in self.sliced_by},
+            sliced_by={name: attribute_of(asking, ids, name) for name in self.sliced_by},
             sample=self.sample,
         )
         return Posed(base=vectors, asked=asked, label=self.label or "", options=self.options)
@@ -95,4 +97,4 @@ class Posed:
 def _asking(snapshot: OpenSnapshot, label: str | None, group: str | None) -> LabelledVectors:
     """A query set may lack the group: user photos belong to no product."""
     has_group = group is not None and group in snapshot.attributes.schema.names
-    return labelled_vectors(snapshot, label, group if has_group else None)
+    return searched_vectors(snapshot, label, group if has_group else None)

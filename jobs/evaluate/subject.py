@@ -1,7 +1,10 @@
 """What is evaluated: the live images of a snapshot, their vectors, labels and groups."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.place import Place
@@ -10,6 +13,7 @@ from jobs.session import open_snapshot
 from pipeline.errors import UsageError
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.snapshot.conditions import check_column
+from pipeline.snapshot.mapped_vectors import mapped_vectors
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.selection import values_of
 
@@ -48,26 +52,47 @@ def labelled_vectors(snapshot: OpenSnapshot, column: str | None, group: str | No
     Raises:
         UsageError: the catalog has no such attribute.
     """
+    return _labelled(snapshot, snapshot.live["image_id"].to_pylist(), snapshot.vectors, column, group)
+
+
+def searched_vectors(snapshot: OpenSnapshot, column: str | None, group: str | None = None) -> LabelledVectors:
+    """The same in the order of their ids, the vectors mapped from a file: for exact search over all of them.
+
+    Raises:
+        UsageError: the catalog has no such attribute.
+    """
     ids = snapshot.live["image_id"].to_pylist()
+    order_N = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+    ordered = [ids[row] for row in order_N.tolist()]
+    return _labelled(snapshot, ordered, mapped_vectors(snapshot, order_N), column, group)
+
+
+def _labelled(
+    snapshot: OpenSnapshot,
+    ids: list[str],
+    x_ND: npt.NDArray[np.float32],
+    column: str | None,
+    group: str | None,
+) -> LabelledVectors:
     labels = {} if column is None else labels_of(snapshot, ids, column)
     groups = None if group is None else labels_of(snapshot, ids, group)
     return LabelledVectors(
-        x_ND=snapshot.vectors,
+        x_ND=x_ND,
         ids=ids,
         labels=[labels.get(image_id) for image_id in ids],
         groups=None if groups is None else [groups.get(image_id) for image_id in ids],
     )
 
 
-def attribute_of(snapshot: OpenSnapshot, column: str) -> list[object]:
-    """An attribute of all live images, in their order.
+def attribute_of(snapshot: OpenSnapshot, ids: Sequence[str], column: str) -> list[object]:
+    """An attribute of each of these images.
 
     Raises:
         UsageError: the catalog has no such attribute.
     """
     check_column(snapshot.attributes, column)
-    ids = pa.array(snapshot.live["image_id"].to_pylist(), type=pa.string())
-    values: list[object] = values_of(snapshot.attributes, column, ids).to_pylist()
+    wanted = pa.array(ids, type=pa.string())
+    values: list[object] = values_of(snapshot.attributes, column, wanted).to_pylist()
     return values
 
 

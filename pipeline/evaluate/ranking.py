@@ -11,9 +11,10 @@ Legend: N base rows, Q queries, B queries at once, D dimensions, K neighbours ke
 4. The distances of each query are sorted, not the rows: a relevant item's rank is one more than the number of
    smaller distances, plus the number of equal ones at smaller positions.
 
-Blocks of queries know nothing of each other: they may be ranked one after the other or by many workers. A
-worker holds the vectors twice, as they came and in id order, and takes about 100 MiB beside them. Results do
-not depend on the order of the base, of the queries, or on who ranked what.
+Blocks of queries know nothing of each other: they may be ranked one after the other or by many workers. The
+base is read a slice at a time for each block, and copied only if it is not in id order: from a mapped file
+it need not fit in memory. Beside it a worker takes some hundred bytes for each id and about 100 MiB. Results
+do not depend on the order of the base, of the queries, or on who ranked what.
 """
 
 import hashlib
@@ -186,7 +187,7 @@ class Contest:
     def rank(self, block: range) -> Ranked:
         """The answer to one block; asking twice gives the same."""
         if self._table is None:
-            self._table = DistanceTable.of(self._base.x_ND[self._order.rows_N])
+            self._table = DistanceTable.of(self._order.ordered(self._base.x_ND))
         rows_B = self.query_rows_Q[block.start : block.stop]
         neighbours_BK = np.full((len(rows_B), self._depth), -1, dtype=np.int64)
         distances_BK = np.full((len(rows_B), self._depth), np.inf, dtype=np.float32)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.evaluate.metrics import Floats, Ints
 
@@ -48,6 +49,10 @@ class IdOrder:
         rows = sorted(range(len(ids)), key=ids.__getitem__)
         positions = {ids[row]: position for position, row in enumerate(rows)}
         return cls(rows_N=np.array(rows, dtype=np.int64), position_of=positions)
+
+    def ordered(self, x_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors of the base in the order of positions; not copied where they are in it already."""
+        return x_ND if (self.rows_N[1:] > self.rows_N[:-1]).all() else x_ND[self.rows_N]
 
     def places(self, ids: Collection[str]) -> Ints:
         """Positions of those ids that are in the base, ascending."""

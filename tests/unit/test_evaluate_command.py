@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from jobs.cli import run
+from jobs.evaluate.subject import labelled_vectors, searched_vectors
+from jobs.place import find_place
 from tests.support.nights import Collection
 from tests.support.tiny_catalogs import jpeg, write_folder
 
@@ -107,6 +109,20 @@ def test_what_cannot_be_asked_is_refused(
     code, found = evaluate("retrieval", *arguments)
     assert code == 2
     assert message in found["error"]["message"]
+
+
+def test_searched_vectors_are_those_of_the_snapshot_in_the_order_of_ids(shop: Collection) -> None:
+    snapshot = find_place(str(shop.folder / "store"), None, None).snapshot(None)
+    before = set(snapshot.cache.iterdir()) if snapshot.cache.exists() else set()
+    searched = searched_vectors(snapshot, "category", "group_id")
+    plain = labelled_vectors(snapshot, "category", "group_id")
+    order = sorted(range(len(plain.ids)), key=plain.ids.__getitem__)
+    assert list(searched.ids) == sorted(plain.ids)
+    assert (searched.x_ND == plain.x_ND[order]).all()
+    assert searched.labels == [plain.labels[row] for row in order]
+    assert searched.groups == [(plain.groups or [])[row] for row in order]
+    assert set(snapshot.cache.iterdir()) == before  # the file has no name
+    assert not searched.x_ND.flags.writeable
 
 
 def test_another_collection_asks(evaluate: Evaluate) -> None:

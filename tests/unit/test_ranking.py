@@ -1,5 +1,8 @@
 """Exact ranks against brute force, with duplicates, missing labels and singletons in the way."""
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -276,3 +279,39 @@ def test_repeats_are_found_across_slices_and_signs_of_zero(monkeypatch: pytest.M
     assert (
         table.squared_l2(x_ND[:4])[:, table.repeats_P] == table.squared_l2(x_ND[:4])[:, table.firsts_P]
     ).all()
+
+
+def test_base_in_a_file_is_read_in_slices_and_never_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is allocated while ranking is a small part of the base; the answers are those of any order."""
+    n_rows, n_dims = 12_000, 256
+    monkeypatch.setattr(distances, "_BASE_AT_ONCE", 512)
+    monkeypatch.setattr(ranking, "_DISTANCES_AT_ONCE", 4 * n_rows)
+    file = tmp_path / "vectors"
+    np.random.default_rng(3).standard_normal((n_rows, n_dims), dtype=np.float32).tofile(file)
+    mapped_ND = np.memmap(file, dtype=np.float32, mode="r", shape=(n_rows, n_dims))
+    ids = [f"{row:06d}" for row in range(n_rows)]
+    labels: list[str | None] = [f"l{row // 2}" for row in range(n_rows)]
+    labels[8:] = [None] * (n_rows - 8)  # eight queries
+    base = LabelledVectors(x_ND=mapped_ND, ids=ids, labels=labels)
+    order = IdOrder.of(ids)
+    contest = Contest(base, base, ByLabel(ids, labels, labels, order), order, depth=3)
+    tracemalloc.start()
+    answers = [contest.rank(block) for block in contest.blocks()]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(answers) == 2
+    assert peak_bytes < mapped_ND.nbytes / 2
+    shuffled = np.random.default_rng(4).permutation(n_rows)
+    again = leave_one_out_ranks(
+        LabelledVectors(
+            x_ND=mapped_ND[shuffled],
+            ids=[ids[row] for row in shuffled],
+            labels=[labels[row] for row in shuffled],
+        ),
+        depth=3,
+    )
+    found = contest.ranking(answers)
+    assert again.found.ranks_H.tolist() == found.found.ranks_H.tolist()
+    assert shuffled[again.neighbours_QK].tolist() == found.neighbours_QK.tolist()
