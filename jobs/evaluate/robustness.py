@@ -1,7 +1,7 @@
 """``bitsieve evaluate robustness``: what damaged images still find, level by level."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from pipeline.evaluate.coded_vectors import code_qualities, projected_qualities
 from pipeline.evaluate.label_sample import sample_by_label
 from pipeline.evaluate.published import published_val
 from pipeline.evaluate.report.robustness_page import robustness_document
-from pipeline.evaluate.robustness import FAR, CleanImages, Vectors
+from pipeline.evaluate.robustness import FAR, CleanImages, Vectors, own_places
 from pipeline.images.damage import Damage, DamageKind, damaged, usual_damages
 from pipeline.images.decode import ImageRejected
 from pipeline.index.sample import seeded_order
@@ -162,8 +162,10 @@ def _judge(
     x_ND = np.stack([embedded.clean[image_id] for image_id in ids])
     clean = CleanImages(x_ND, [labels[image_id] for image_id in ids], far=far, seed=seed)
     same_model = model_id == snapshot.content.model.id
+    live = {name: row for row, name in enumerate(snapshot.live["image_id"].to_pylist()) if name in labels}
+    row_of = {name: live[name] for name in ids}
     levels = [
-        _level(snapshot if same_model else None, clean, damage, ids, vectors)
+        _level(snapshot if same_model else None, row_of, clean, damage, vectors)
         for damage, vectors in embedded.levels.items()
     ]
     encoder = snapshot.searcher.encoder if same_model else None
@@ -190,23 +192,29 @@ def _judge(
 
 def _level(
     snapshot: OpenSnapshot | None,
+    row_of: Mapping[str, int],
     clean: CleanImages,
     damage: Damage,
-    ids: Sequence[str],
     vectors: dict[str, Vectors],
 ) -> dict[str, Any]:
+    """What one level does; ``row_of`` are the clean images, in order, with their rows in the snapshot."""
+    ids = list(row_of)
     rows_Q = np.array([row for row, image_id in enumerate(ids) if image_id in vectors], dtype=np.int64)
     about = {**asdict(damage), "name": damage.name, "n_rejected": len(ids) - len(rows_Q)}
     if not clean.enough(rows_Q):
         return {**about, "n_images": len(rows_Q)}
     names = [ids[row] for row in rows_Q.tolist()]
     x_QD = np.stack([vectors[name] for name in names])
-    found_at: dict[str, float | None] = {"finds_itself@1": None, f"finds_itself@{_FOUND_AT}": None}
+    found_at: dict[str, float | None] = dict.fromkeys(
+        ("finds_itself@1", f"finds_itself@{_FOUND_AT}", "median_place")
+    )
     if snapshot is not None:
         answers = snapshot.searcher.search(x_QD, _FOUND_AT).ids
         for k in (1, _FOUND_AT):
             hits = [name in answer[:k] for name, answer in zip(names, answers, strict=True)]
             found_at[f"finds_itself@{k}"] = float(np.mean(hits))
+        own_Q = np.array([row_of[name] for name in names], dtype=np.int64)
+        found_at["median_place"] = float(np.median(own_places(x_QD, snapshot.vectors, own_Q)))
     return {
         **about,
         **asdict(clean.damaged(x_QD, rows_Q)),

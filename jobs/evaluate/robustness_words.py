@@ -21,7 +21,11 @@ def robustness_in_words(result: Mapping[str, Any]) -> str:
         lines.append(
             f"  {one['name']:<44} VAL {_interval(side, 'val')}  success@1 {_interval(side, 'success')}  "
             f"cosine {one['cosine_mean']:.4f}"
-            + ("" if itself is None else f"  finds itself {itself:.3f}")
+            + (
+                ""
+                if itself is None
+                else f"  finds itself {itself:.3f}, median place {one['median_place']:,g}"
+            )
             + f"  two-sided VAL {one['two_sided']['val']:.4f}, FAR {one['two_sided']['far_fixed']:.2g}"
             + published
             + (f"  {_lost(one)}" if one["n_rejected"] else "")

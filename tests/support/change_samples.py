@@ -85,6 +85,7 @@ def robustness_result(base: LabelledVectors) -> dict[str, Any]:
             "n_rejected": 0,
             **asdict(clean.damaged(_noisy(x_ND, 0.01 * number), everything)),
             "finds_itself@1": 0.987,
+            "median_place": 1.0,
             "published_val": published_val(damage.kind.value, damage.level),
         }
         for number, damage in enumerate(usual_damages(frozenset(DamageKind), 112))

@@ -17,7 +17,7 @@ from pipeline.evaluate.published import published_val
 from pipeline.evaluate.ranking import LabelledVectors, leave_one_out_ranks
 from pipeline.evaluate.report import render_html
 from pipeline.evaluate.report.robustness_page import robustness_document
-from pipeline.evaluate.robustness import CleanImages
+from pipeline.evaluate.robustness import CleanImages, own_places
 from pipeline.evaluate.verification import Options, Subject, verify_all_pairs
 from pipeline.index.encoder import fit_encoder
 from tests.support.change_samples import robustness_result
@@ -178,6 +178,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     return collection
 
 
+def test_own_place_is_that_of_plain_sorting_and_no_copy_is_before_it() -> None:
+    base_ND = unit(np.random.default_rng(4).standard_normal((500, D)))
+    base_ND[400:] = base_ND[:100]  # copies
+    own_Q = np.array([3, 250, 403])
+    x_QD = noisy(base_ND[own_Q], 2.0)
+    d2_QN = ((x_QD[:, None].astype(np.float64) - base_ND) ** 2).sum(axis=2)
+    own_d2_Q = d2_QN[np.arange(3), own_Q]
+    expected_Q = 1 + (d2_QN < own_d2_Q[:, None] - 1e-5).sum(axis=1)
+    assert expected_Q.max() > 1
+    assert own_places(x_QD, base_ND, own_Q).tolist() == expected_Q.tolist()
+    assert own_places(base_ND[own_Q], base_ND, own_Q).tolist() == [1, 1, 1]
+
+
 def test_command_embeds_every_level_through_the_pipeline(
     made: Collection, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -192,7 +205,7 @@ def test_command_embeds_every_level_through_the_pipeline(
     none, jpeg = found["levels"][0], found["levels"][1]
     assert (none["kind"], none["cosine_mean"], none["n_rejected"]) == ("none", pytest.approx(1), 0)
     assert none["one_sided"] == found["clean"]
-    assert none["finds_itself@1"] == 1.0
+    assert (none["finds_itself@1"], none["median_place"]) == (1.0, 1.0)
     assert (jpeg["name"], jpeg["published_val"]) == ("JPEG quality 10", 0.673)
     assert jpeg["cosine_mean"] < 1
     assert len([one for one in found["levels"] if one["kind"] == "watermark"]) == 18
@@ -201,10 +214,9 @@ def test_command_embeds_every_level_through_the_pipeline(
     other = tmp_path / "other.onnx"
     other.write_bytes(byte_input_model())
     code, found = robustness("--damage", "jpeg", "--model", str(other))
-    assert (code, found["levels"][1]["finds_itself@1"]) == (
-        0,
-        None,
-    )  # the index holds another model's vectors
+    assert code == 0
+    other_level = found["levels"][1]  # the index holds another model's vectors
+    assert (other_level["finds_itself@1"], other_level["median_place"]) == (None, None)
     assert [one["name"] for one in found["codes"] if "rotated" in one["name"]] == []
     assert (found["n_projection_fitted_on"], found["projection_fitted_on_sample"]) == (47, True)
     code, answer = robustness("--sample", "20", "--damage", "jpeg")

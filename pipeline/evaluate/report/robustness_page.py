@@ -191,7 +191,7 @@ def _points(levels: Sequence[Level], name: str) -> tuple[Point, ...]:
 
 def _one_sided(levels: Sequence[Level]) -> Table:
     with_published = any(one["published_val"] is not None for one in levels)
-    columns = ("level", "VAL", "success at 1", "change", "finds itself", "cosine")
+    columns = ("level", "VAL", "success at 1", "change", "finds itself", "median place", "cosine")
     return Table(
         title="Damaged images ask clean ones",
         columns=(*columns, "published VAL") if with_published else columns,
@@ -207,6 +207,7 @@ def _one_sided_row(one: Level, *, with_published: bool) -> tuple[Cell, ...]:
         Share(value=side["success_at_1"], low=side["success_low"], high=side["success_high"]),
         f"{side['success_change']:+.4f}",
         "" if itself is None else f"{itself:.4f}",
+        "" if one["median_place"] is None else f"{one['median_place']:,g}",
         f"{one['cosine_mean']:.4f}",
     )
     return (*cells, "" if published is None else f"{published:.3f}") if with_published else cells
@@ -286,7 +287,8 @@ def _methods(result: Mapping[str, Any]) -> tuple[Fact, ...]:
             term="Finds itself",
             text="Share of damaged images whose first answer from the whole index, by the search that "
             "users call, "
-            "is the image they were made from.",
+            "is the image they were made from. Median place: where that image stands among all by exact "
+            "distance, the median of the sample.",
         ),
         Fact(
             term="Published",
