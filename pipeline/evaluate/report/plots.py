@@ -14,6 +14,7 @@ from pipeline.evaluate.report.words import short, visible
 
 _WIDTH, _HEIGHT = 440.0, 274.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 424.0, 32.0, 222.0
+_DIGIT = 8.0  # width of a digit of the style sheet's size, and a little
 _WHISKERS_AT_MOST = 12  # with more points the intervals of a line become a band
 _DOTS_AT_MOST = 40
 _BAR_HEIGHT = 40.0
@@ -32,8 +33,8 @@ def interval_bar(share: Share) -> Markup:
 
 def draw(plot: Plot) -> Markup:
     """Lines and points over two axes."""
-    x = Ruler.over(plot.x, plot.numbers("x"), _LEFT, _RIGHT)
     y = Ruler.over(plot.y, plot.numbers("y"), _BOTTOM, _TOP)
+    x = Ruler.over(plot.x, plot.numbers("x"), _left_of(y), _RIGHT)
     drawn = [_series(number, series, x, y) for number, series in enumerate(plot.series)]
     return _svg([_grid(x, y), *(_rule(rule, x, y) for rule in plot.rules), *drawn], plot.alt, _HEIGHT)
 
@@ -59,17 +60,23 @@ def _svg(parts: Sequence[Markup], alt: str, height: float) -> Markup:
     )
 
 
+def _left_of(y: Ruler) -> float:
+    """Where the drawing begins, so that the longest number of the axis upwards stands before it."""
+    longest = max(len(y.text(number)) for number in y.ticks(24))
+    return max(_LEFT, _DIGIT * longest + 8)
+
+
 def _grid(x: Ruler, y: Ruler) -> Markup:
     rows = [
-        f'<line class="grid" x1="{_LEFT:g}" x2="{_RIGHT:g}" y1="{y.place(v):.1f}" y2="{y.place(v):.1f}"/>'
-        f'<text x="{_LEFT - 8:g}" y="{y.place(v) + 4.5:.1f}" text-anchor="end">{y.text(v)}</text>'
+        f'<line class="grid" x1="{x.first:g}" x2="{_RIGHT:g}" y1="{y.place(v):.1f}" y2="{y.place(v):.1f}"/>'
+        f'<text x="{x.first - 8:g}" y="{y.place(v) + 4.5:.1f}" text-anchor="end">{y.text(v)}</text>'
         for v in y.ticks(24)
     ]
     columns = [_column(x.place(v), x.text(v)) for v in x.ticks(58)]
     titles = Markup(
         '<text class="axis" x="0" y="14">{}</text>'
         '<text class="axis" x="{:g}" y="{:g}" text-anchor="middle">{}</text>'
-    ).format(_title(y), (_LEFT + _RIGHT) / 2, _HEIGHT - 8, _title(x))
+    ).format(_title(y), (x.first + _RIGHT) / 2, _HEIGHT - 8, _title(x))
     return Markup("".join([*rows, *columns])) + titles  # noqa: S704 - numbers only
 
 
@@ -86,13 +93,13 @@ def _title(ruler: Ruler) -> Markup:
 def _rule(rule: Rule, x: Ruler, y: Ruler) -> Markup:
     if rule.axis == "y":
         at = y.place(rule.value)
-        ends = f'x1="{_LEFT:g}" x2="{_RIGHT:g}" y1="{at:.1f}" y2="{at:.1f}"'
+        ends = f'x1="{x.first:g}" x2="{_RIGHT:g}" y1="{at:.1f}" y2="{at:.1f}"'
         below = at + 16 if at < _BOTTOM - 24 else at - 7
-        place = f'x="{_LEFT + 6:g}" y="{below:.1f}"'
+        place = f'x="{x.first + 6:g}" y="{below:.1f}"'
     else:
         at = x.place(rule.value)
         ends = f'x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP:g}" y2="{_BOTTOM:g}"'
-        anchor, shift = ("end", -7) if at > (_LEFT + _RIGHT) / 2 else ("start", 7)
+        anchor, shift = ("end", -7) if at > (x.first + _RIGHT) / 2 else ("start", 7)
         place = f'x="{at + shift:.1f}" y="{_BOTTOM - 9:g}" text-anchor="{anchor}"'
     line = Markup(f'<line class="asked" {ends}/><text class="strong" {place}>')  # noqa: S704 - numbers only
     return line + _said(rule.text) + Markup("</text>")
