@@ -26,7 +26,7 @@ from pipeline.snapshot.manifest import (
     ModelRef,
     SourceRef,
 )
-from pipeline.snapshot.rows import rows_digest, write_dead_rows, write_listing_rejects
+from pipeline.snapshot.rows import norm_error, rows_digest, write_dead_rows, write_listing_rejects
 from pipeline.snapshot.spread import snapshot_spread
 
 _LABEL_ALIASES = {"@folder": "folder", "@cls": "cls"}
@@ -101,7 +101,7 @@ def judged(run: Run, found: Findings, content: Content, bit_imbalance: float) ->
         distinct_live_ids=pc.count_distinct(found.rows.live["image_id"]).as_py(),
         parent_live_rows=parent.content.live_rows if parent is not None else 0,
         n_models=len({content.model.id, *models_in(run, found.embedded.parts)}),
-        norm_error=max(found.embedded.norm_error, _carried(parent, "unit_norm")),
+        norm_error=max(found.embedded.norm_error, _norm_error_before(run, found)),
         recall_low=1.0 if point.method == "exact" else point.ann_recall[point.k].low,
         filtered_recall_high=min((under.recall.high for under in point.filtered), default=1.0),
         bit_imbalance=bit_imbalance if point.method == "hamming" else 0.0,  # else no search uses bits
@@ -144,10 +144,19 @@ def _carried(parent: Manifest | None, gate: str, absent: float = 0.0) -> float:
     return next((record.value for record in gates if record.name == gate), absent)
 
 
+def _norm_error_before(run: Run, found: Findings) -> float:
+    """The parent's norm error, a bound for the rows that are kept; measured anew where it was let through."""
+    handed_on = _carried(found.parent.manifest, "unit_norm")
+    if handed_on <= Thresholds().norm_tolerance:
+        return handed_on
+    return norm_error(run.store, found.rows.parts, found.rows.masks, run.cache)
+
+
 def _spread(run: Run, found: Findings, content: Content) -> Spread:
-    """The spread of the vectors; the parent's where no index shard is new, so that none has to be read."""
+    """The spread of the vectors; the parent's where the rows are the same, so that none has to be read."""
     parent = found.parent.manifest
-    if parent is not None and parent.content.index_shards == content.index_shards:
+    same_index = parent is not None and parent.content.index_shards == content.index_shards
+    if same_index and not found.rows.moved:
         return Spread(
             variance=_carried(parent, "variance", 1.0),
             distinct_codes=_carried(parent, "distinct_codes", 1.0),

@@ -5,7 +5,7 @@ packed little-endian (bit i of byte i >> 3 is row i), as ``numpy.packbits(bitord
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,23 +88,26 @@ def live_vectors(
     store: ObjectStore, live: pa.Table, parts: Sequence[PartRef], dim: int, cache: Path
 ) -> npt.NDArray[np.float32]:
     """The vectors of ``live`` (rows of ``LIVE_SCHEMA``, counting ``parts``), float32 [N, dim]."""
-    gathered_ND = np.empty((live.num_rows, dim), dtype=np.float32)
-    for here, x_PD in vectors_by_part(store, live, parts, cache):
-        gathered_ND[here] = x_PD
-    return gathered_ND
-
-
-def vectors_by_part(
-    store: ObjectStore, live: pa.Table, parts: Sequence[PartRef], cache: Path
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """For each part that has some of ``live``: where they stand there, and their vectors."""
     part_N = live["part"].to_numpy()
     row_N = live["row"].to_numpy()
+    gathered_ND = np.empty((len(part_N), dim), dtype=np.float32)
     for number in np.unique(part_N):
         file = parts[number].embeddings
         if file is not None:  # a part of rejects only has no live rows
-            here = np.flatnonzero(part_N == number)
-            yield here, read_vectors(fetch(store, file, cache))[row_N[here]]
+            here = part_N == number
+            gathered_ND[here] = read_vectors(fetch(store, file, cache))[row_N[here]]
+    return gathered_ND
+
+
+def norm_error(store: ObjectStore, parts: Sequence[PartRef], dead: Mapping[str, Mask], cache: Path) -> float:
+    """The largest |norm - 1| of a live row's vector, 0 without rows; reads the parts one after the other."""
+    largest = 0.0
+    for part in parts:
+        if part.embeddings is not None:
+            x_ND = read_vectors(fetch(store, part.embeddings, cache))[~dead[part.key]]
+            error_N = np.abs(np.linalg.norm(x_ND.astype(np.float64), axis=1) - 1)
+            largest = max(largest, float(error_N.max(initial=0.0)))
+    return largest
 
 
 def refused_rows(store: ObjectStore, parts: Sequence[PartRef], cache: Path) -> pa.Table:
