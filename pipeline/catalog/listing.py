@@ -17,13 +17,13 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.catalog.from_file import list_from_file
 from pipeline.catalog.ids import CONTAINER_SEPARATOR, original, printable
 from pipeline.catalog.parquet import list_parquet
 from pipeline.catalog.plain_rows import folder_attributes
 from pipeline.catalog.source import SourceFormat, SourceListing, SourceSpec, list_source
+from pipeline.catalog.stored_listing import STAGE, read_listing, write_listing
 from pipeline.catalog.table import (
     LISTING_SCHEMA,
     MAX_IMAGE_BYTES,
@@ -36,13 +36,11 @@ from pipeline.catalog.webdataset import check_id_template, list_tar
 from pipeline.errors import DataCorrupt, SourceError, StorageBusy
 from pipeline.fingerprint import digest, task_key
 from pipeline.storage.ranged import RangedFile
-from pipeline.storage.receipts import Receipt, fetch, read_receipt, upload, write_receipt
+from pipeline.storage.receipts import Receipt, read_receipt
 from pipeline.storage.store import ObjectStat, ObjectStore
 from pipeline.values import RejectReason
 
-STAGE = "list"
 STAGE_VERSION = 2
-FILE = "listing"
 _THREADS = {SourceFormat.WEBDATASET: 8, SourceFormat.PARQUET: 4}  # pages of Parquet are large
 _LOCAL_THREADS = 2  # one hashes while Python works for the other
 _BUDGET_BYTES = 16 << 20  # what each thread holds of its file, to have the next ranges under way
@@ -158,17 +156,10 @@ def _container(
     key = container_key(spec, stat)
     receipt = read_receipt(store, STAGE, key)
     if receipt is not None:
-        return pq.read_table(fetch(store, receipt.files[FILE], cache), schema=LISTING_SCHEMA), receipt, 0
+        return read_listing(store, receipt, cache), receipt, 0
     table, skipped = _walk(source, spec, kind, stat)
-    file = upload(store, "listings", key, ".parquet", _parquet_bytes(table))
-    receipt = Receipt(
-        stage=STAGE,
-        key=key,
-        files={FILE: file},
-        counts={"rows": table.num_rows, **skipped},
-        facts={"file": digest([source.uri, printable(stat.key), _reading(spec)])},
-    )
-    return table, write_receipt(store, receipt), stat.size_bytes
+    of_file = digest([source.uri, printable(stat.key), _reading(spec)])
+    return table, write_listing(store, key, of_file, table, skipped, cache), stat.size_bytes
 
 
 def _walk(
@@ -196,12 +187,6 @@ def _check_unchanged(source: ObjectStore, stat: ObjectStat) -> None:
             f"{stat.key!r} in {source.uri} changed while it was listed",
             fix="run again when whoever writes the catalog has finished",
         )
-
-
-def _parquet_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())
 
 
 def _prefix_table(listing: SourceListing) -> pa.Table:

@@ -8,11 +8,12 @@ marker, or with anything but zeros after it, is therefore refused.
 
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,8 @@ from pipeline.values import RejectReason
 ATTRIBUTE_EXTENSIONS = frozenset({"json", "cls", "txt"})
 _MAX_ATTRIBUTE_BYTES = 1 << 20
 _BLOCK = 512
+_PLAIN_NUMBERS = re.compile(rb"([0-7]{11})[ \0][0-7]{11}[ \0]([0-7]{6})[ \0]{2}")
+"""Of a header from byte 124 on: size, time of change, checksum."""
 _TEMPLATE_FIELDS = (("name", "", None), ("tar", "", None))
 
 
@@ -44,6 +47,21 @@ class _Sample:
     images: list[_Image] = field(default_factory=list)
     members: set[str] = field(default_factory=set)
     attributes: dict[str, object] = field(default_factory=dict)
+
+
+class _Header(tarfile.TarInfo):
+    """A header; of a regular file with a short name, as nearly all are, only what a listing needs is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """See ``tarfile.TarInfo``, which reads whatever is not as plain as it can be."""
+        is_short = len(buf) == _BLOCK and buf[156:157] == tarfile.REGTYPE and not buf[345]  # no prefix
+        numbers = _PLAIN_NUMBERS.match(buf, 124) if is_short else None
+        if numbers is None or sum(buf) - sum(buf[148:156]) + 8 * ord(" ") != int(numbers[2], 8):
+            return super().frombuf(buf, encoding, errors)
+        header = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+        header.size = int(numbers[1], 8)
+        return header
 
 
 def list_tar(
@@ -86,7 +104,9 @@ def check_id_template(template: str) -> None:
 
 def _members(file: BinaryIO, size_bytes: int, container: str) -> Iterator[tarfile.TarInfo]:
     try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+        with tarfile.open(
+            fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=_Header
+        ) as tar:
             for info in tar:
                 if not info.offset < tar.offset <= size_bytes:
                     raise tarfile.ReadError(

@@ -42,6 +42,11 @@ def data_file(folder: str, key: str, attempt: str, suffix: str) -> str:
     return f"{folder}/{key[:2]}/{key}-{attempt}{suffix}"
 
 
+def listing_hint(of_file: str) -> str:
+    """Which task has listed a tar or Parquet file whole; never trusted."""
+    return f"hints/{of_file}"
+
+
 def object_list(digest: str) -> str:
     """A second-level object that holds a large part of a manifest, named by what it holds."""
     return f"lists/{digest}.json"

@@ -1,6 +1,7 @@
 """Listing folders: every object is an image, whatever it is called, and what is none is counted."""
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,57 @@ def test_list_unchanged_container_is_not_opened_again(kind: str, tmp_path: Path)
     age(path)
     with pytest.raises(SourceError, match=f"a.{kind}"):
         list_of(tmp_path / "src", tmp_path)
+
+
+def listed_bytes(store: LocalStore) -> int:
+    return sum(stat.size_bytes for stat in store.list_objects("listings/"))
+
+
+def test_list_tar_written_again_stores_what_differs_and_reads_as_if_listed_afresh(tmp_path: Path) -> None:
+    """Random nights over one tar: images change their size, come, go, and change places."""
+    rng, path, store = random.Random(3), tmp_path / "src" / "a.tar", LocalStore(tmp_path / "store")
+    numbers, sizes = list(range(400)), []
+    for night in range(25):
+        write_tar(
+            path, [(f"{number % 1000:04d}.jpg", b"%d" % number * (1 + number % 900)) for number in numbers]
+        )
+        age(path, 10 * (night + 1))
+        before = listed_bytes(store)
+        listed = list_of(tmp_path / "src", tmp_path, store)
+        sizes.append(listed_bytes(store) - before)
+        afresh = list_of(tmp_path / "src", tmp_path / f"afresh-{night}")
+        again = list_of(tmp_path / "src", tmp_path, store)
+        assert listed.table.equals(afresh.table)
+        assert again.table.equals(afresh.table)
+        assert again.bytes_read == 0
+        for _ in range(rng.randrange(4)):
+            place = rng.randrange(len(numbers))
+            match rng.randrange(4):
+                case 0:
+                    numbers[place] += 1000
+                case 1:
+                    del numbers[place]
+                case 2:
+                    numbers.insert(place, 1000 - night)
+                case 3:
+                    numbers[place : place + 9] = reversed(numbers[place : place + 9])
+    whole = sizes[0]
+    assert whole > 16_000
+    assert sorted(sizes)[12] < whole / 2
+    assert sum(size > 0.8 * whole for size in sizes) >= 2  # what differs was too much in between
+
+
+def test_list_tar_whose_earlier_listing_is_gone_is_stored_whole(tmp_path: Path) -> None:
+    path, store = tmp_path / "src" / "a.tar", LocalStore(tmp_path / "store")
+    write_tar(path, tar_of(*range(30)))
+    list_of(tmp_path / "src", tmp_path, store)
+    for stat in [*store.list_objects("receipts/list/"), *store.list_objects("listings/")]:
+        store.delete(stat.key)
+    write_tar(path, tar_of(*range(1, 30)))
+    age(path)
+    assert len(ids_of(list_of(tmp_path / "src", tmp_path, store))) == 29
+    (receipt,) = store.list_objects("receipts/list/")
+    assert b"base" not in store.get(receipt.key)
 
 
 def test_list_other_id_template_does_not_use_the_old_listing(tmp_path: Path) -> None:
