@@ -126,6 +126,7 @@ def _night(run: Run, model: Model, sitting: Sitting | None = None, importer: Imp
     candidate = judged(run, found, content, bit_imbalance)
     run.report = night_report(run, parent, rows, embedded.parts, candidate)
     run.events.record("reported", **run.report)
+    run.pool.release()  # before it publishes: a cluster that dies may end this process, and nothing is undone
     return _conclude(run, parent.manifest, candidate, publishing=sitting is None)
 
 

@@ -67,6 +67,10 @@ class TimedPool:
     def prepare(self) -> None:
         """Does nothing: what the pool takes to start belongs to the first call."""
 
+    def release(self) -> None:
+        """See ``Pool``."""
+        self._pool.release()
+
     def run(
         self,
         make_worker: Callable[[], Worker[Task, Result]],

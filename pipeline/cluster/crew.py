@@ -9,6 +9,7 @@ imports this file.
 """
 
 import contextlib
+import ctypes
 import logging
 import math
 import os
@@ -31,6 +32,8 @@ _LOG = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 3
 _BACKOFF_S = 2.0
 _PATIENCE_S = 30.0
+_SIGACTION_BYTES = 256
+"""More than any system's ``struct sigaction`` takes."""
 
 
 def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> None:
@@ -39,39 +42,49 @@ def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> No
     Raises:
         WorkerError: it did not start.
     """
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        if address is None:
-            ray.init(
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                _temp_dir=temp_dir,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as exc:
-        ray.shutdown()
-        raise WorkerError(
-            f"Ray did not start on {address or 'this machine'}: {first_line(exc)}",
-            fix="check --ray-address and its token (RAY_AUTH_TOKEN), free memory and /tmp",
-        ) from exc
-    keep_on_terminate(on_terminate)
+    with _same_on_terminate():
+        try:
+            if address is None:
+                ray.init(
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    _temp_dir=temp_dir,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as exc:
+            ray.shutdown()
+            raise WorkerError(
+                f"Ray did not start on {address or 'this machine'}: {first_line(exc)}",
+                fix="check --ray-address and its token (RAY_AUTH_TOKEN), free memory and /tmp",
+            ) from exc
 
 
-def keep_on_terminate(handler: Any = None) -> None:
-    """SIGTERM does again what it did before Ray came, whose own handler would end the process on the spot.
+@contextlib.contextmanager
+def _same_on_terminate() -> Iterator[None]:
+    """SIGTERM does afterwards what it did before: with Ray's handlers it would end the process on the spot.
 
-    Only the main thread may say so: where another has started Ray, the main thread calls it again after.
+    Ray changes what the system calls, when it starts and when it ends, and from the main thread what Python
+    then calls. Python lets only the main thread put things back, the system lets every thread.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) if handler is None else handler)
+    by_python = signal.getsignal(signal.SIGTERM)
+    by_system = ctypes.create_string_buffer(_SIGACTION_BYTES)
+    system = ctypes.CDLL(None)
+    system.sigaction(signal.SIGTERM, None, by_system)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and by_python is not None:
+            signal.signal(signal.SIGTERM, by_python)
+        system.sigaction(signal.SIGTERM, by_system, None)
 
 
 def stop() -> None:
     """Ends this process's connection, and the Ray that it started."""
-    ray.shutdown()
+    with _same_on_terminate():
+        ray.shutdown()
 
 
 def resources() -> dict[str, float]:

@@ -60,6 +60,13 @@ class Pool(Protocol):
         """There will be tasks soon, in all likelihood: starts what takes time to start, and does not wait."""
         ...
 
+    def release(self) -> None:
+        """There will be no more tasks, in all likelihood: ends what was started for them.
+
+        While it runs an engine may end this process, when it has lost its own head. A ``run`` starts it anew.
+        """
+        ...
+
     def run(
         self,
         make_worker: Callable[[], Worker[Task, Result]],

@@ -34,7 +34,8 @@ class RayPool:
     """A pool of Ray actors; a context manager, because an embedded Ray must not outlive the run."""
 
     options: ClusterOptions = field(default_factory=ClusterOptions)
-    _started: bool = False
+    _is_up: bool = False
+    _was_needed: bool = False
     _n_workers: int = 0
     _scratch: Scratch | None = None
     _crews: Any = None  # the module that knows Ray, once it is needed
@@ -48,11 +49,16 @@ class RayPool:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """See ``Pool``."""
         if self._starting is not None:
             self._starting.exception()  # waits for a start that is under way
-        if self._started:
+            self._starting = None
+        if self._is_up:
             self._crews.stop()
-            self._started = False
+            self._is_up = False
         if self._starter is not None:
             self._starter.shutdown()
             self._starter = None
@@ -63,7 +69,7 @@ class RayPool:
     @property
     def started(self) -> bool:
         """Whether Ray was needed so far."""
-        return self._started
+        return self._was_needed
 
     @property
     def n_workers(self) -> int:
@@ -132,24 +138,23 @@ class RayPool:
 
     def measure(self, metric: Metric, value: float, labels: dict[str, str]) -> None:
         """See ``Pool``."""
-        if self._started:
+        if self._is_up:
             self._meters.record(metric, value, labels)
 
     def prepare(self) -> None:
         """See ``Pool``. The thread that starts Ray stays as long as Ray does: Linux ends them together."""
-        if self._starter is None and not self._started:
+        if self._starter is None and not self._is_up:
             self._starter = ThreadPoolExecutor(1, "ray")
             self._starting = self._starter.submit(self._start_now)
 
     def _start(self) -> None:
         if self._starting is not None:
             self._starting.result()
-            self._crews.keep_on_terminate()
         else:
             self._start_now()
 
     def _start_now(self) -> None:
-        if self._started:
+        if self._is_up:
             return
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -162,7 +167,7 @@ class RayPool:
         folder = None if self._scratch is None else str(self._scratch.path / "ray")
         crew.start(self.options.address, folder, self._num_cpus())
         self._crews = crew
-        self._started = True
+        self._is_up = self._was_needed = True
 
     def _num_cpus(self) -> int | None:
         """CPUs that an embedded Ray gives away: what the workers asked for take; None lets Ray count."""

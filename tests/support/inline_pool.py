@@ -16,7 +16,7 @@ class InlinePool:
     ``n_tasks`` counts the tasks of every call, in order of calls. Tasks whose number is in ``deadly`` "kill
     their worker" in the first call that has tasks. ``before_task`` is what the world does meanwhile.
     ``tasks`` holds the tasks of every call, ``measured`` what was counted, by metric and labels, and
-    ``n_prepared`` how often it was told that tasks would come.
+    ``n_prepared`` and ``n_released`` how often it was told that tasks would come, and that none would.
     """
 
     n_tasks: list[int] = field(default_factory=list)
@@ -25,6 +25,7 @@ class InlinePool:
     tasks: list[Sequence[Any]] = field(default_factory=list)
     measured: dict[tuple[str, ...], float] = field(default_factory=dict)
     n_prepared: int = 0
+    n_released: int = 0
 
     @property
     def n_workers(self) -> int:
@@ -32,6 +33,9 @@ class InlinePool:
 
     def prepare(self) -> None:
         self.n_prepared += 1
+
+    def release(self) -> None:
+        self.n_released += 1
 
     def run(
         self,

@@ -201,6 +201,8 @@ class _Inline:
 
     def prepare(self) -> None: ...
 
+    def release(self) -> None: ...
+
     def run(
         self, make_worker: object, tasks: list[Task], *, deadline_s: float | None = None
     ) -> Iterator[Done[Result]]:

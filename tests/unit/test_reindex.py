@@ -10,6 +10,7 @@ import pytest
 from pipeline.snapshot.attributes import read_attributes
 from pipeline.snapshot.publish import newest_sequence
 from pipeline.storage.local import LocalStore
+from tests.support.inline_pool import InlinePool
 from tests.support.nights import Collection, live, photo_shop, photos, sha
 from tests.support.tiny_catalogs import (
     jpeg,
@@ -47,6 +48,25 @@ def test_reindex_nothing_changed_asks_no_worker_and_writes_nothing(shop: Collect
     assert second.manifest.coverage.reused == 30
     assert shop.pool.n_tasks == []
     assert shop.files() == before
+
+
+class LetGo(InlinePool):
+    """Notes which snapshot was the newest when it was released."""
+
+    def __init__(self, store: LocalStore) -> None:
+        super().__init__()
+        self.store = store
+        self.newest: list[int] = []
+
+    def release(self) -> None:
+        self.newest.append(newest_sequence(self.store, "main"))
+
+
+def test_reindex_lets_the_cluster_go_before_it_publishes(shop: Collection) -> None:
+    """Ray may end a driver whose cluster has died: then nothing may have been published."""
+    shop.cluster = pool = LetGo(shop.store)
+    assert shop.night().published
+    assert pool.newest == [0]
 
 
 def test_reindex_one_added_changed_deleted_embeds_exactly_those(shop: Collection) -> None:
