@@ -5,7 +5,7 @@ packed little-endian (bit i of byte i >> 3 is row i), as ``numpy.packbits(bitord
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,23 @@ def live_vectors(
     store: ObjectStore, live: pa.Table, parts: Sequence[PartRef], dim: int, cache: Path
 ) -> npt.NDArray[np.float32]:
     """The vectors of ``live`` (rows of ``LIVE_SCHEMA``, counting ``parts``), float32 [N, dim]."""
+    gathered_ND = np.empty((live.num_rows, dim), dtype=np.float32)
+    for here, x_PD in vectors_by_part(store, live, parts, cache):
+        gathered_ND[here] = x_PD
+    return gathered_ND
+
+
+def vectors_by_part(
+    store: ObjectStore, live: pa.Table, parts: Sequence[PartRef], cache: Path
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """For each part that has some of ``live``: where they stand there, and their vectors."""
     part_N = live["part"].to_numpy()
     row_N = live["row"].to_numpy()
-    gathered_ND = np.empty((len(part_N), dim), dtype=np.float32)
     for number in np.unique(part_N):
         file = parts[number].embeddings
         if file is not None:  # a part of rejects only has no live rows
-            here = part_N == number
-            gathered_ND[here] = read_vectors(fetch(store, file, cache))[row_N[here]]
-    return gathered_ND
+            here = np.flatnonzero(part_N == number)
+            yield here, read_vectors(fetch(store, file, cache))[row_N[here]]
 
 
 def norm_error(store: ObjectStore, parts: Sequence[PartRef], dead: Mapping[str, Mask], cache: Path) -> float:
