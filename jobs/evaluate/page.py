@@ -16,11 +16,16 @@ Page = Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JS
 
 
 def write_page(
-    output: Path, document: Document, result: Mapping[str, object], *snapshots: OpenSnapshot
+    output: Path,
+    document: Document,
+    result: Mapping[str, object],
+    *snapshots: OpenSnapshot,
+    others: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the page to ``output``, with small pictures from the snapshots' sources, and the JSON beside it.
 
-    A picture comes from the first of the snapshots that has its id.
+    A picture comes from the first of the snapshots that has its id; ``others`` are data URIs of pictures that
+    have none.
 
     Raises:
         UsageError: ``output`` ends in ``.json``, the name of the file beside it, or cannot be written.
@@ -29,7 +34,7 @@ def write_page(
         raise UsageError(
             f"{output} is to be an HTML page; the JSON is written beside it", fix="-o report.html"
         )
-    pictures: dict[str, str] = {}
+    pictures = dict(others or {})
     for snapshot in snapshots:
         pictures |= thumbnails(snapshot, sorted(document.image_ids() - pictures.keys()))
     page = render_html(document, pictures)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs.evaluate.page import Page, write_page
+from jobs.evaluate.pictures import thumbnails
 from jobs.evaluate.ranking_ray import rank_on_ray
 from jobs.evaluate.retrieval_question import RetrievalQuestion, SnapshotRef
 from jobs.evaluate.subject import label_column, named_snapshot, numbers, read_text
@@ -18,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
 from pipeline.evaluate.judgements_file import read_ids, read_judgements
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
-from pipeline.evaluate.report.retrieval_page import retrieval_document
+from pipeline.evaluate.report.retrieval_page import query_picture, retrieval_document
 from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval, rank_here
 from pipeline.snapshot.open import OpenSnapshot
 
@@ -134,7 +135,9 @@ def write_report(
 ) -> None:
     """Writes the page to ``output`` and the JSON beside it; ``asking`` has the pictures of the queries."""
     document = retrieval_document(report, index=_index_facts(snapshot), run=_run_facts(snapshot))
-    write_page(output, document, report.to_json(), snapshot, *([] if asking is None else [asking]))
+    asked = {} if asking is None else thumbnails(asking, [one.image_id for one in report.gallery])
+    shown = {query_picture(image_id): picture for image_id, picture in asked.items()}
+    write_page(output, document, report.to_json(), snapshot, others=shown)
 
 
 def _left_out(report: EvaluationReport) -> list[str]:
@@ -152,6 +155,10 @@ def _left_out(report: EvaluationReport) -> list[str]:
     ]
     said = [f"{n} {what}" for n, what in counts if n]
     lines = [f"  left out: {', '.join(said)}"] if said else []
+    if report.n_namesakes:
+        lines.append(
+            f"  {report.n_namesakes} queries have the id of another picture, which is judged like any"
+        )
     if report.unjudged_at_10 is not None:
         lines.append(
             f"  unjudged@10   {report.unjudged_at_10.mean:.4f} of the first ten were judged by nobody"

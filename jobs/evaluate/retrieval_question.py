@@ -11,6 +11,8 @@ from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.storage.open import open_store
 
+_IDENTITY = ("image_id", "content_digest")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRef:
@@ -76,6 +78,7 @@ class RetrievalQuestion:
             resampled_by=group,
             sliced_by={name: attribute_of(asking, ids, name) for name in self.sliced_by},
             sample=self.sample,
+            namesakes=frozenset() if asking is base else _namesakes(asking, base),
         )
         return Posed(base=vectors, asked=asked, label=self.label or "", options=self.options)
 
@@ -98,3 +101,12 @@ def _asking(snapshot: OpenSnapshot, label: str | None, group: str | None) -> Lab
     """A query set may lack the group: user photos belong to no product."""
     has_group = group is not None and group in snapshot.attributes.schema.names
     return searched_vectors(snapshot, label, group if has_group else None)
+
+
+def _namesakes(asking: OpenSnapshot, base: OpenSnapshot) -> frozenset[str]:
+    """Ids that both have, with other bytes as far as their digests are known."""
+    digest_of = dict(zip(*(base.live[name].to_pylist() for name in _IDENTITY), strict=True))
+    pairs = zip(*(asking.live[name].to_pylist() for name in _IDENTITY), strict=True)
+    return frozenset(
+        name for name, digest in pairs if digest and (other := digest_of.get(name)) and other != digest
+    )

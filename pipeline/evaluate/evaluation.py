@@ -114,6 +114,7 @@ class EvaluationReport:
         resampled_by: The attribute whose values the bootstrap resamples whole; None for single queries.
         n_resampled: How many of those there are among the queries.
         n_not_drawn: Queries that could have been judged, where a sample of them was.
+        n_namesakes: Queries whose id the base has for another picture, which is judged like any other.
         slices: The same measures over parts of the queries.
     """
 
@@ -144,6 +145,7 @@ class EvaluationReport:
     resampled_by: str | None = None
     n_resampled: int = 0
     n_not_drawn: int = 0
+    n_namesakes: int = 0
     slices: tuple[Slice, ...] = ()
 
     def to_json(self) -> dict[str, object]:

@@ -1,7 +1,9 @@
 """Who is right for whom: by a label that images share, or by a list of judgements.
 
 A query's own image, and junk, are neither right nor wrong: they are taken out of its ranking, which closes
-up. Legend: N base rows, P of them; a position is a row's place in the order of ids (UTF-8 byte order).
+up. Another picture under the query's id, its namesake, is an image like any other: queries of another
+collection may have the ids of the base. Legend: N base rows, P of them; a position is a row's place in the
+order of ids (UTF-8 byte order).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -78,8 +80,10 @@ class ByLabel:
         base_labels: Sequence[str | None],
         order: IdOrder,
         junk: Collection[str] = (),
+        namesakes: Collection[str] = (),
     ) -> None:
         """``junk``: images that are taken out of every ranking, and do not ask."""
+        self._namesakes = frozenset(namesakes)
         self._ids, self._labels, self._order = query_ids, query_labels, order
         self._junk_ids, self._junk = frozenset(junk), order.places(junk)
         dropped = set(self._junk.tolist())
@@ -92,10 +96,10 @@ class ByLabel:
 
     def of(self, row: int) -> Right | None:
         """All others with the label of query ``row``, each with gain 1."""
-        label = self._labels[row]
-        if label is None or self._ids[row] in self._junk_ids:
+        label, own_ids = self._labels[row], {self._ids[row]} - self._namesakes
+        if label is None or own_ids & self._junk_ids:
             return None
-        own = self._order.places((self._ids[row],))
+        own = self._order.places(own_ids)
         group = self._members.get(label, _NOBODY)
         others: Ints = group[group != own[0]] if len(own) else group
         left_out = np.union1d(own, self._junk) if len(self._junk) else own
@@ -108,9 +112,16 @@ class ByJudgements:
     Judged images that the base does not hold cannot be found: they do not count, ``missing`` names them.
     """
 
-    def __init__(self, query_ids: Sequence[str], judgements: Judgements, order: IdOrder) -> None:
+    def __init__(
+        self,
+        query_ids: Sequence[str],
+        judgements: Judgements,
+        order: IdOrder,
+        namesakes: Collection[str] = (),
+    ) -> None:
         """``order`` is the base's."""
         self._ids, self._grades, self._order = query_ids, judgements.grades, order
+        self._namesakes = frozenset(namesakes)
 
     def of(self, row: int) -> Right | None:
         """The images that are graded above 0 for query ``row``, with their grades as gains."""
@@ -118,16 +129,17 @@ class ByJudgements:
         grades = self._grades.get(query_id)
         if grades is None:
             return None
+        own_ids = {query_id} - self._namesakes
         here = sorted(
             (position, grade)
             for name, grade in grades.items()
-            if name != query_id and (position := self._order.position_of.get(name)) is not None
+            if name not in own_ids and (position := self._order.position_of.get(name)) is not None
         )
         junk = [position for position, grade in here if grade < 0]
         return Right(
             positions_P=np.array([position for position, grade in here if grade > 0], dtype=np.int64),
             gains_P=np.array([grade for _, grade in here if grade > 0], dtype=np.float64),
-            left_out=np.union1d(self._order.places((query_id,)), np.array(junk, dtype=np.int64)),
+            left_out=np.union1d(self._order.places(own_ids), np.array(junk, dtype=np.int64)),
         )
 
     def missing(self) -> tuple[list[str], list[str]]:

@@ -62,6 +62,7 @@ class Asked:
         resampled_by: Attribute of which they are the values, where intervals resample them whole.
         sliced_by: Attributes with the value of each query, in the order of ``queries``.
         sample: How many queries are drawn by the seed; all if absent.
+        namesakes: Ids of queries that the base has too, of other pictures: they are not taken out.
     """
 
     queries: LabelledVectors | None = None
@@ -71,6 +72,7 @@ class Asked:
     resampled_by: str | None = None
     sliced_by: Mapping[str, Sequence[object]] = field(default_factory=dict)
     sample: int | None = None
+    namesakes: frozenset[str] = frozenset()
 
 
 def rank_here(contest: Contest) -> Ranking:
@@ -154,6 +156,7 @@ def evaluate_retrieval(
         resampled_by=asked.resampled_by,
         n_resampled=0 if groups is None else len(set(groups)),
         n_not_drawn=contest.n_not_drawn,
+        n_namesakes=len(asked.namesakes),
         slices=_slices(asked, rows, values, groups, options),
     )
 
@@ -178,8 +181,8 @@ def contest_of(base: LabelledVectors, label: str, asked: Asked, options: Options
 
 def _relevance(asking: LabelledVectors, base: LabelledVectors, asked: Asked, order: IdOrder) -> Relevance:
     if asked.judgements is not None:
-        return ByJudgements(asking.ids, asked.judgements, order)
-    return ByLabel(asking.ids, asking.labels, base.labels, order, asked.junk)
+        return ByJudgements(asking.ids, asked.judgements, order, asked.namesakes)
+    return ByLabel(asking.ids, asking.labels, base.labels, order, asked.junk, asked.namesakes)
 
 
 def _check(base: LabelledVectors, asked: Asked, options: Options) -> None:

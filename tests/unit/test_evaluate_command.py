@@ -1,6 +1,7 @@
 """The evaluations as commands: what they read, what they refuse, and the files they leave."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,29 @@ def test_searched_vectors_are_those_of_the_snapshot_in_the_order_of_ids(shop: Co
 def test_another_collection_asks(evaluate: Evaluate) -> None:
     code, found = evaluate("retrieval", "--label", "category", "--queries", "main@1", "--sample", "4")
     assert code == 0
-    assert (found["mode"], found["n_queries"]) == ("query_set", 4)
+    assert (found["mode"], found["n_queries"], found["n_namesakes"]) == ("query_set", 4, 0)
+
+
+def test_other_pictures_under_the_same_names_ask(
+    shop: Collection, evaluate: Evaluate, tmp_path: Path
+) -> None:
+    """Photos of users are numbered as those of the catalog are: each asks all, and is shown as it is."""
+    photos = tmp_path / "photos"
+    write_folder(
+        photos, {f"{folder}/{number}.jpg": jpeg(99 + number) for folder in "ab" for number in (0, 1)}
+    )
+    shop.night(source=str(photos), collection="photos", label="@folder")
+    shop.night(source=str(shop.source), collection="plain", label="@folder")
+    page = tmp_path / "report.html"
+    code, found = evaluate("retrieval", "--collection", "plain", "--queries", "photos", "-o", str(page))
+    assert code == 0
+    assert (found["n_queries"], found["n_namesakes"]) == (4, 4)
+    assert {query["n_relevant"] for query in found["gallery"]} == {5}
+    html = page.read_text()
+    shown = set(re.findall(r'src="(data:image[^"]+)" alt="Query', html))
+    assert len(shown) == 2  # of each number one picture, and none of the catalog's
+    assert not any(html.count(f'src="{one}"') > html.count(f'src="{one}" alt="Query') for one in shown)
+    assert "4 queries have the id of another picture" in html
 
 
 @pytest.mark.parametrize(

@@ -168,9 +168,13 @@ def test_queries_of_another_dimension_are_refused() -> None:
 
 
 def ranked(
-    base: LabelledVectors, relevance: Relevance, order: IdOrder, groups: Groups | None = None
+    queries: LabelledVectors,
+    base: LabelledVectors,
+    relevance: Relevance,
+    order: IdOrder,
+    groups: Groups | None = None,
 ) -> Ranking:
-    contest = Contest(base, base, relevance, order, depth=5, groups=groups)
+    contest = Contest(queries, base, relevance, order, depth=5, groups=groups)
     return contest.ranking(contest.rank(block) for block in contest.blocks())
 
 
@@ -191,7 +195,7 @@ def test_judgements_with_junk_equal_brute_force(seed: int) -> None:
     order = IdOrder.of(base.ids)
     relevance = ByJudgements(base.ids, Judgements(grades=grades), order)
     assert relevance.missing() == (["nobody"], ["nothing"])
-    got = ranked(base, relevance, order)
+    got = ranked(base, base, relevance, order)
     expected, gains = {}, []
     for asking in sorted(set(grades) - {"nobody"}):
         judged = {name: grade for name, grade in grades[asking].items() if name != asking}
@@ -219,7 +223,7 @@ def test_groups_are_ranked_at_their_nearest_image(own_group: bool) -> None:
     if not own_group:
         relevance = OtherGroups(relevance, groups, groups, order)
     collapsed = Groups.of([groups[row] for row in order.rows_N.tolist()])
-    got = ranked(base, relevance, order, collapsed)
+    got = ranked(base, base, relevance, order, collapsed)
     expected = {}
     for q in range(len(base.ids)):
         d2 = ((base.x_ND[q].astype(np.float64) - base.x_ND) ** 2).sum(axis=1).astype(np.float32)
@@ -241,9 +245,35 @@ def test_groups_are_ranked_at_their_nearest_image(own_group: bool) -> None:
 def test_junk_neither_asks_nor_stands_in_the_way() -> None:
     points = vectors([[0], [1], [2], [10]], ["a", "b", "a", "b"])
     order = IdOrder.of(points.ids)
-    got = ranked(points, ByLabel(points.ids, points.labels, points.labels, order, {"i0001", "gone"}), order)
+    got = ranked(
+        points, points, ByLabel(points.ids, points.labels, points.labels, order, {"i0001", "gone"}), order
+    )
     assert ranks_by_id(points, got) == {"i0000": [1], "i0002": [1]}
     assert got.right_QK[:, :2].tolist() == [[True, False], [True, False]]
+
+
+def test_another_picture_under_the_query_s_id_is_found_and_judged() -> None:
+    """The ids of two collections may be the same names: without a word, a right image would be taken out."""
+    base = vectors([[0], [1], [5]], ["a", "b", "a"])
+    queries = vectors([[0.1], [0.9]], ["a", "b"])
+    order = IdOrder.of(base.ids)
+    grades = {"i0000": {"i0000": 1, "i0002": 1}}
+    found = {}
+    without: set[str] = set()
+    for namesakes in (without, {"i0000"}):
+        for relevance in (
+            ByLabel(queries.ids, queries.labels, base.labels, order, namesakes=namesakes),
+            ByJudgements(queries.ids, Judgements(grades=grades), order, namesakes),
+        ):
+            got = ranked(queries, base, relevance, order)
+            found[type(relevance), bool(namesakes)] = ranks_by_id(queries, got)
+    assert found[ByLabel, False] == {"i0000": [2]}
+    assert found[ByLabel, True] == {"i0000": [1, 3]}
+    assert found[ByJudgements, False] == {"i0000": [2]}
+    assert found[ByJudgements, True] == {"i0000": [1, 3]}
+    junk = {"i0000"}  # an image of the base, not the query under its name
+    relevance = ByLabel(queries.ids, queries.labels, base.labels, order, junk, junk)
+    assert ranks_by_id(queries, ranked(queries, base, relevance, order)) == {"i0000": [2]}
 
 
 def test_drawn_queries_are_the_same_whatever_their_order_and_rank_as_all_do() -> None:

@@ -159,7 +159,13 @@ def _left_out(report: EvaluationReport) -> list[Finding]:
         (report.n_junk, "that are junk"),
     ]
     said = [f"{count(n)} {what}" for n, what in parts if n]
-    return [Finding(mark=Mark.NOTE, text=f"Not judged: {' and '.join(said)}.")] if said else []
+    findings = [Finding(mark=Mark.NOTE, text=f"Not judged: {' and '.join(said)}.")] if said else []
+    if report.n_namesakes:
+        text = (
+            f"{count(report.n_namesakes)} queries have the id of another picture, which is judged like any."
+        )
+        findings.append(Finding(mark=Mark.NOTE, text=text))
+    return findings
 
 
 def _figures(report: EvaluationReport) -> Section:
@@ -221,7 +227,11 @@ def _pictures(report: EvaluationReport) -> Section | None:
     order = list(GalleryKind)
     ordered = sorted(report.gallery, key=lambda query: order.index(query.kind))
     galleries = [
-        Gallery(title=GALLERY[kind][0], note=GALLERY[kind][1], rows=tuple(_row(query) for query in queries))
+        Gallery(
+            title=GALLERY[kind][0],
+            note=GALLERY[kind][1],
+            rows=tuple(_row(query, report.mode) for query in queries),
+        )
         for kind, queries in groupby(ordered, key=lambda query: query.kind)
     ]
     if not galleries:
@@ -235,10 +245,16 @@ def _pictures(report: EvaluationReport) -> Section | None:
     )
 
 
-def _row(query: GalleryQuery) -> PictureRow:
+def query_picture(image_id: str) -> str:
+    """Under what the picture of a query of another collection is looked up: its id may be that of two."""
+    return f"\0query {image_id}"
+
+
+def _row(query: GalleryQuery, mode: Mode) -> PictureRow:
+    shown = query.image_id if mode is Mode.LEAVE_ONE_OUT else query_picture(query.image_id)
     exist = "right one exists" if query.n_relevant == 1 else "right ones exist"
     return PictureRow(
-        lead=Picture(image_id=query.image_id, alt=f"Query {query.image_id}, {query.label}"),
+        lead=Picture(image_id=shown, alt=f"Query {query.image_id}, {query.label}"),
         title=query.label,
         subtitle=query.image_id,
         text=f"{count(query.n_relevant)} {exist}, the first at place {count(query.first_relevant_rank)}. "
