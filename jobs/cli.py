@@ -36,6 +36,7 @@ _COMMANDS = {
     "expire": "jobs.expire",
     "purge": "jobs.purge",
     "train": "jobs.train",
+    "experiment": "jobs.experiment.command",
     "export-model": "jobs.export_model",
     "cluster-photos": "jobs.cluster_photos",
     "train-expansion": "jobs.train_expansion",

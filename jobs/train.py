@@ -116,7 +116,7 @@ def train(run: Run, label: str) -> dict[str, Any]:
 
     started = time.monotonic()
     prepare_store(run.store, single_writer=run.config.single_writer)
-    job = _job(run, label)
+    job = train_job(run, label)
     key = job.key()
     run.events.record("training_started", training=key, images=job.images.rows.num_rows)
     run.progress.stage("pack", job.images.rows.num_rows, "images")
@@ -198,7 +198,8 @@ def in_words(result: dict[str, Any]) -> str:
     )
 
 
-def _job(run: Run, label: str) -> "TrainJob":
+def train_job(run: Run, label: str) -> "TrainJob":
+    """The training that the run's configuration asks for, on its source."""
     from pipeline.train.job import TrainJob
     from pipeline.train.labelled import labelled_images
     from pipeline.train.networks import input_size

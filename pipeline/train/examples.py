@@ -78,6 +78,10 @@ class FeatureExamples:
         self._features_VNF = features_VNF
         self._seed = seed
 
+    def with_seed(self, seed: int) -> "FeatureExamples":
+        """The same features, whose views another seed draws."""
+        return FeatureExamples(self._features_VNF, seed)
+
     @property
     def n_features(self) -> int:
         """F."""

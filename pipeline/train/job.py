@@ -140,7 +140,9 @@ def starting_network(settings: TrainConfig, store: ObjectStore, trunk: bytes | N
     """
     torch.manual_seed(settings.seed)
     if trunk is None:
-        net = build_network(settings.network, pooling=settings.pooling, dim=settings.dim)
+        net = build_network(
+            settings.network, pooling=settings.pooling, dim=settings.dim, size=square(settings)
+        )
     else:
         net = feature_network(read_model(trunk, "trunk").card.dim, settings.dim)
     if settings.init:

@@ -1,7 +1,8 @@
 """Builds the network that a name stands for: pixels 0..255 in, unit vectors out.
 
 Names: ``tiny``, ``nn1`` to ``nn4``, ``nns1-like``, ``nns2-like``, ``vgg11``, ``vgg16``, ``vgg19``, ``hf:…``
-and ``timm:…``. Pixels are normalised inside the network, so that what is exported takes them as they are.
+and ``timm:…``. A FaceNet network may be thinner: ``nn2:0.25`` has a quarter of its filters. Pixels are
+normalised inside the network, so that what is exported takes them as they are.
 """
 
 from collections.abc import Callable
@@ -20,30 +21,39 @@ from pipeline.train.pooling import AveragePool
 _CENTRED: Pixels = ((127.5, 127.5, 127.5), (128.0, 128.0, 128.0))
 
 
+Size = tuple[int, int]  # height, width
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """A network of our own; ``fixed`` if it takes images of its size only."""
+    """A network of our own, made for a size and, where it can be thinner, a share of its filters."""
 
-    make: Callable[[], nn.Module]
-    size: tuple[int, int]
-    fixed: bool = False
+    make: Callable[[Size, float], nn.Module]
+    size: Size
+    thinner: bool = False
 
 
 _KNOWN: dict[str, _Known] = {
-    "tiny": _Known(make=TinyNet, size=(64, 64)),
-    "nn1": _Known(make=Nn1, size=(NN1_SIDE, NN1_SIDE), fixed=True),
-    "nn2": _Known(make=lambda: InceptionNet(NN2), size=(224, 224)),
-    "nn3": _Known(make=lambda: InceptionNet(NN2), size=(160, 160)),
-    "nn4": _Known(make=lambda: InceptionNet(NN4), size=(96, 96)),
+    "tiny": _Known(make=lambda _size, _width: TinyNet(), size=(64, 64)),
+    "nn1": _Known(
+        make=lambda size, width: Nn1(size=size, width=width), size=(NN1_SIDE, NN1_SIDE), thinner=True
+    ),
+    "nn2": _Known(make=lambda _size, width: InceptionNet(NN2, width=width), size=(224, 224), thinner=True),
+    "nn3": _Known(make=lambda _size, width: InceptionNet(NN2, width=width), size=(160, 160), thinner=True),
+    "nn4": _Known(make=lambda _size, width: InceptionNet(NN4, width=width), size=(96, 96), thinner=True),
     "nns1-like": _Known(
-        make=lambda: SmallInceptionNet(width=0.55, hidden=1216, size=(165, 165)), size=(165, 165), fixed=True
+        make=lambda size, width: SmallInceptionNet(width=0.55 * width, hidden=round(1216 * width), size=size),
+        size=(165, 165),
+        thinner=True,
     ),
     "nns2-like": _Known(
-        make=lambda: SmallInceptionNet(width=0.16, hidden=1216, size=(140, 116)), size=(140, 116), fixed=True
+        make=lambda size, width: SmallInceptionNet(width=0.16 * width, hidden=round(1216 * width), size=size),
+        size=(140, 116),
+        thinner=True,
     ),
-    "vgg11": _Known(make=lambda: Vgg(11), size=(224, 224)),
-    "vgg16": _Known(make=lambda: Vgg(16), size=(224, 224)),
-    "vgg19": _Known(make=lambda: Vgg(19), size=(224, 224)),
+    "vgg11": _Known(make=lambda _size, _width: Vgg(11), size=(224, 224)),
+    "vgg16": _Known(make=lambda _size, _width: Vgg(16), size=(224, 224)),
+    "vgg19": _Known(make=lambda _size, _width: Vgg(19), size=(224, 224)),
 }
 
 
@@ -74,8 +84,10 @@ class _FeatureNet(EmbeddingNet):
         return self.head(features_BF[:, :, None, None])
 
 
-def build_network(name: str, *, pooling: str, dim: int) -> EmbeddingNet:
+def build_network(name: str, *, pooling: str, dim: int, size: Size | None = None) -> EmbeddingNet:
     """The network of this name with a head of its own, untrained or with the weights it is published with.
+
+    Some are made for images of one ``size``: the published one if absent.
 
     Raises:
         UsageError: there is none of that name.
@@ -85,7 +97,8 @@ def build_network(name: str, *, pooling: str, dim: int) -> EmbeddingNet:
     if colon and scheme in ("hf", "timm"):
         trunk, pixels = transformers_trunk(where) if scheme == "hf" else timm_trunk(where)
         return EmbeddingNet(trunk, make_head(pooling, int(trunk.channels), dim), pixels)
-    trunk = _known(name).make()
+    known, width = _known(name)
+    trunk = known.make(size or known.size, width)
     return EmbeddingNet(trunk, make_head(pooling, int(trunk.channels), dim))
 
 
@@ -94,24 +107,34 @@ def feature_network(n_features: int, dim: int) -> EmbeddingNet:
     return _FeatureNet(n_features, dim)
 
 
-def input_size(name: str, wanted: tuple[int, int] | None) -> tuple[int, int]:
+def input_size(name: str, wanted: Size | None) -> Size:
     """The (height, width) a network takes: the one that is wanted, or the one it was published with.
 
     Raises:
-        UsageError: there is none of that name, or it takes one size only.
+        UsageError: there is none of that name.
     """
     if name.startswith(("hf:", "timm:")):
         return wanted or (224, 224)
-    known = _known(name)
-    if known.fixed and wanted not in (None, known.size):
-        raise UsageError(f"{name} takes {known.size[0]}x{known.size[1]} px only", fix="leave train.size away")
-    return wanted or known.size
+    return wanted or _known(name)[0].size
 
 
-def _known(name: str) -> _Known:
-    if name not in _KNOWN:
+def _known(name: str) -> tuple[_Known, float]:
+    """The network and the share of its filters."""
+    base, colon, width = name.partition(":")
+    if base not in _KNOWN:
         raise UsageError(
             f"there is no network {name!r}",
             fix=f"one of {', '.join(_KNOWN)}, hf:FOLDER_OR_NAME, timm:NAME, or onnx:FILE for a frozen trunk",
         )
-    return _KNOWN[name]
+    if not colon:
+        return _KNOWN[base], 1.0
+    try:
+        share = float(width)
+    except ValueError:
+        share = 0.0
+    if not (_KNOWN[base].thinner and 0 < share <= 1):
+        raise UsageError(
+            f"there is no network {name!r}: a share of the filters lies above 0 and up to 1",
+            fix="for example nn2:0.25; nn1 to nn4, nns1-like and nns2-like can be thinner",
+        )
+    return _KNOWN[base], share

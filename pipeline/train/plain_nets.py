@@ -9,7 +9,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from pipeline.train.inception import Conv, Norm
+from pipeline.train.inception import Conv, Norm, scaled
 
 NN1_SIDE = 220
 _NN1_LAYERS: tuple[tuple[int, int] | str, ...] = (
@@ -21,18 +21,21 @@ _VGG_FILTERS = (64, 128, 256, 512, 512)
 
 
 class Nn1(nn.Module):
-    """NN1 for 220 x 220 px: the convolutions and two fully connected maxout layers; a map of 4096 x 1 x 1.
+    """NN1: the convolutions and two fully connected maxout layers; a map of 4096 x 1 x 1, for one ``size``.
 
     The paper has local response normalisation after the first pooling and before the second; with ``batch``
-    every convolution has BatchNorm instead.
+    every convolution has BatchNorm instead. ``width`` multiplies every number of filters.
     """
 
-    def __init__(self, norm: Norm = "lrn") -> None:
+    def __init__(
+        self, norm: Norm = "lrn", *, size: tuple[int, int] = (NN1_SIDE, NN1_SIDE), width: float = 1.0
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [Conv(3, 64, 7, 2, norm), nn.MaxPool2d(3, 2, 1)]
+        stem = scaled(64, width)
+        layers: list[nn.Module] = [Conv(3, stem, 7, 2, norm), nn.MaxPool2d(3, 2, 1)]
         if norm == "lrn":
             layers.append(nn.LocalResponseNorm(5))
-        channels, n_pools = 64, 0
+        channels, n_pools = stem, 0
         for layer in _NN1_LAYERS:
             if isinstance(layer, str):
                 if norm == "lrn" and n_pools == 0:
@@ -40,16 +43,17 @@ class Nn1(nn.Module):
                 layers.append(nn.MaxPool2d(3, 2, 1))
                 n_pools += 1
             else:
-                side, filters = layer
+                side, filters = layer[0], scaled(layer[1], width)
                 layers.append(Conv(channels, filters, side, 1, norm))
                 channels = filters
         self.features = nn.Sequential(*layers)
-        self.first = nn.Linear(256 * 7 * 7, 2 * 4096)
-        self.second = nn.Linear(4096, 2 * 4096)
-        self.channels = 4096
+        height, wide = (-(-side // 32) for side in size)
+        self.channels = scaled(4096, width)
+        self.first = nn.Linear(channels * height * wide, 2 * self.channels)
+        self.second = nn.Linear(self.channels, 2 * self.channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """[B, 3, 220, 220] to [B, 4096, 1, 1]."""
+        """[B, 3, H, W] of the one size it was made for to [B, 4096, 1, 1]."""
         first_BF = _maxout(self.first(self.features(x_BCHW).flatten(1)))
         return _maxout(self.second(first_BF))[:, :, None, None]
 

@@ -78,8 +78,19 @@ def test_tiny_network_gives_unit_vectors_from_whole_and_from_real_pixels() -> No
     assert count_parameters(net) < 80_000
 
 
-def test_unknown_network_and_wrong_size_are_refused() -> None:
+@pytest.mark.parametrize("name", ["nn1:0.25", "nn2:0.25", "nn4:0.25", "nns1-like:0.25"])
+def test_a_thin_network_takes_small_images_at_a_small_part_of_the_cost(name: str) -> None:
+    size = (40, 34)
+    net = build_network(name, pooling="average", dim=8, size=size).eval()
+    assert net(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape == (1, 8)
+    whole = on_meta(lambda: build_network(name.partition(":")[0], pooling="average", dim=8, size=size))
+    thin = on_meta(lambda: build_network(name, pooling="average", dim=8, size=size))
+    assert count_mult_adds(thin, size) < count_mult_adds(whole, size) / 4
+
+
+def test_unknown_networks_and_widths_are_refused() -> None:
     with pytest.raises(UsageError, match="there is no network 'resnet'"):
         build_network("resnet", pooling="gem", dim=8)
-    with pytest.raises(UsageError, match="nn1 takes 220x220"):
-        input_size("nn1", (96, 96))
+    for name in ("nn2:0", "nn2:2", "nn2:thin", "tiny:0.5"):
+        with pytest.raises(UsageError, match="a share of the filters"):
+            build_network(name, pooling="gem", dim=8)
