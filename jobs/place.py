@@ -13,6 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.storage.open import open_existing_store
 from pipeline.storage.store import ObjectStore
+from pipeline.values import SearchDevice
 
 Source = Annotated[
     str | None,
@@ -26,11 +27,12 @@ Config = Annotated[Path | None, typer.Option("-c", "--config", help="TOML file w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A collection of a store, and who is told what happens to it."""
+    """A collection of a store, who is told what happens to it, and where it is searched."""
 
     uri: str
     collection: str
     hooks: HooksConfig
+    device: SearchDevice
 
     def open(self) -> ObjectStore:
         """The store, which must be one."""
@@ -38,7 +40,7 @@ class Place:
 
     def snapshot(self, sequence: int | None) -> OpenSnapshot:
         """The snapshot with this sequence, or the newest, for reading."""
-        return open_snapshot(self.uri, self.collection, sequence)
+        return open_snapshot(self.uri, self.collection, sequence, self.device)
 
 
 def find_place(
@@ -58,5 +60,8 @@ def find_place(
     found = load_catalog(config, store, environ=os.environ, settings=settings or [], flags=flags)
     reach_s3_by(found)
     return Place(
-        uri=absolute(found.store), collection=checked_collection(found.collection), hooks=found.hooks
+        uri=absolute(found.store),
+        collection=checked_collection(found.collection),
+        hooks=found.hooks,
+        device=found.index.device,
     )

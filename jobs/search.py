@@ -93,6 +93,11 @@ def command(
             f"--rerank works in one process and on images, not with --{'collapse' if collapse else 'ray'}",
             fix="leave one of the two out",
         )
+    if cluster is not None and snapshot.device == "cuda":
+        raise UsageError(
+            "--ray searches on processors, and index.device = cuda was asked for",
+            fix="leave one of the two out",
+        )
     if cluster is not None:
         opened: AbstractContextManager[FoundImages] = ray_search(snapshot, chosen, cluster, exact=exact)
     else:

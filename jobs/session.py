@@ -24,6 +24,7 @@ from pipeline.snapshot.publish import snapshot
 from pipeline.storage.cache import sweep
 from pipeline.storage.open import S3Access, open_existing_store, open_store, use_accesses
 from pipeline.telemetry import EventLog
+from pipeline.values import SearchDevice
 
 
 @contextmanager
@@ -119,12 +120,14 @@ def _check_apart(source: str, store: str) -> None:
         )
 
 
-def open_snapshot(store_uri: str, collection: str, sequence: int | None) -> OpenSnapshot:
+def open_snapshot(
+    store_uri: str, collection: str, sequence: int | None, device: SearchDevice = "cpu"
+) -> OpenSnapshot:
     """The snapshot with this sequence, or the newest, for reading; makes room for it in the cache folder."""
     store = open_existing_store(absolute(store_uri))
     manifest = snapshot(store, checked_collection(collection), sequence)
     its_files = frozenset(file.file.sha256 for file in snapshot_files(manifest.content))
-    return OpenSnapshot(store=store, manifest=manifest, cache=_swept_cache(its_files))
+    return OpenSnapshot(store=store, manifest=manifest, cache=_swept_cache(its_files), device=device)
 
 
 def _swept_cache(keep: frozenset[str] = frozenset()) -> Path:

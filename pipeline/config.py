@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from pipeline.errors import ConfigError
+from pipeline.values import SearchDevice
 
 _PREFIX = "BITSIEVE_"
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -121,6 +122,7 @@ class IndexConfig(_Section):
     calibrate_nights: int = Field(
         7, ge=1, description="C and probes are chosen anew by so many publications; 1 is every time"
     )
+    device: SearchDevice = Field("cpu", description="what scans codes in a search; auto takes the faster")
     seed: int = Field(0, description="chooses the fit sample, the rotation and the calibration queries")
     refit: bool = Field(default=False, description="fit a new encoder, rebuild all index shards")
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 Precision = Literal["float32", "tf32", "float16"]
+SearchDevice = Literal["cpu", "cuda", "auto"]
 
 
 class RejectReason(StrEnum):

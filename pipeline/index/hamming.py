@@ -6,19 +6,21 @@ rows, which are skipped inside the scan.
 
 1. Cut the work into pieces: a block of queries by a share of the rows (or of the probed lists). Rows are
    shared out only if there are fewer blocks than threads, and only where that pays.
-2. Scan a piece (`kernel`, or `plain` without numba), index shard by index shard: the C-th distance found so
-   far limits what the next shard may add.
+2. Scan a piece (`kernel`, `plain` without numba, or `cuda`), index shard by index shard: the C-th distance
+   found so far limits what the next shard may add.
 3. Keep what is nearer than the C-th distance over all pieces; among rows at that distance, the smallest ids.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from pipeline.index import kernel, plain
 from pipeline.index.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from pipeline.index.order import (
+    FAR,
     NOWHERE,
     canonical_order,
     position_in_query,
@@ -32,9 +34,23 @@ MIN_SLICE_BYTES = 1 << 25  # codes below which sharing them out and merging cost
 _MAX_BLOCK = 128  # queries of one piece
 _BLOCK_BYTES = 1 << 25  # what they may hold while they are scanned
 _COUNT_BLOCK_ROWS = 1 << 17
-_FAR = np.iinfo(np.int32).max
 
 _Piece = tuple[int, int, int, int]  # first query, past the last, which share of the rows, of how many
+
+
+class DeviceScan(Protocol):
+    """Codes in the memory of a device, which scans them."""
+
+    def first_rows(
+        self,
+        number: int,
+        shard: IndexShard,
+        codes_QW: ByteArray,
+        n: int,
+        within: tuple[int, int] | Int32Array,
+    ) -> tuple[Int32Array, IntArray]:
+        """As `plain.first_rows`."""
+        ...
 
 
 def nearest_codes(
@@ -45,6 +61,7 @@ def nearest_codes(
     probes_QP: Int32Array | None = None,
     excluded_QE: IntArray | None = None,
     threads: int | None = None,
+    device: DeviceScan | None = None,
 ) -> IntArray:
     """Places of the ``n_candidates`` nearest live rows of each query.
 
@@ -55,19 +72,20 @@ def nearest_codes(
         probes_QP: the lists whose rows each query looks at, -1 for none; None for all rows.
         excluded_QE: places that must not be candidates of that query; -1 for none.
         threads: pieces scanned at a time; changes no result.
+        device: what scans; None for the processor. Changes no result.
 
     Returns:
         int64 [Q, C], ascending by place in each row (so that reading vectors goes forward), padded with -1.
     """
-    threads = default_threads() if threads is None else threads
+    threads = 1 if device is not None else default_threads() if threads is None else threads
     n_asked = n_candidates + (0 if excluded_QE is None else excluded_QE.shape[1])
     pieces = _pieces(shards, codes_QW, n_asked, probes_QP, threads)
     codes_QW = np.ascontiguousarray(codes_QW)
-    found = map_pieces(partial(_scan, shards, codes_QW, n_asked, probes_QP), pieces, threads)
+    found = map_pieces(partial(_scan, shards, codes_QW, n_asked, probes_QP, device), pieces, threads)
     hamming_QM, place_QM = _side_by_side(pieces, found, (len(codes_QW), n_asked))
     if excluded_QE is not None and excluded_QE.size:
         excluded_QM = (place_QM[:, :, None] == excluded_QE[:, None, :]).any(axis=2)
-        place_QM[excluded_QM], hamming_QM[excluded_QM] = NOWHERE, _FAR
+        place_QM[excluded_QM], hamming_QM[excluded_QM] = NOWHERE, FAR
     if place_QM.shape[1] > n_candidates:
         place_QM = _compact(place_QM, _nearest(hamming_QM, place_QM, n_candidates, shards), n_candidates)
     place_QM.view(np.uint64).sort(axis=1)  # as unsigned numbers, so that -1 comes last
@@ -136,6 +154,7 @@ def _scan(
     codes_QW: ByteArray,
     n_asked: int,
     probes_QP: Int32Array | None,
+    device: DeviceScan | None,
     piece: _Piece,
 ) -> tuple[Int32Array, IntArray]:
     """Hamming distances and places of the first ``n_asked`` rows of one piece; -1 where it has fewer."""
@@ -154,7 +173,10 @@ def _scan(
             if share >= len(spans):
                 continue
             within = spans[share]
-        found.append(_first_rows(number, shard, queries, n_asked, within, limit_Q))
+        if device is not None:
+            found.append(device.first_rows(number, shard, queries, n_asked, within))
+        else:
+            found.append(_first_rows(number, shard, queries, n_asked, within, limit_Q))
     if len(found) == 1:
         return found[0]
     empty = (np.empty((q1 - q0, 0), dtype=np.int32), np.empty((q1 - q0, 0), dtype=np.int64))
@@ -222,7 +244,7 @@ def _compact(place_QM: IntArray, keep_QM: BoolArray, n: int) -> IntArray:
 def _compact_both(
     hamming_QM: Int32Array, place_QM: IntArray, keep_QM: BoolArray, n: int
 ) -> tuple[Int32Array, IntArray]:
-    hamming_QC = np.full((len(place_QM), n), _FAR, dtype=np.int32)
+    hamming_QC = np.full((len(place_QM), n), FAR, dtype=np.int32)
     query_M, column_M = np.nonzero(keep_QM)
     hamming_QC[query_M, position_in_query(query_M)] = hamming_QM[query_M, column_M]
     return hamming_QC, _compact(place_QM, keep_QM, n)

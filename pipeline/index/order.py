@@ -18,6 +18,7 @@ from pipeline.index.arrays import BoolArray, Float32Array, Int32Array, IntArray
 from pipeline.index.shard import IndexShard
 
 NOWHERE = -1
+FAR = np.iinfo(np.int32).max  # the Hamming distance of nowhere
 ROW_BITS = 40
 
 

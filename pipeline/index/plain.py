@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.index.arrays import ByteArray, Int32Array, IntArray
-from pipeline.index.order import NOWHERE, to_place
+from pipeline.index.order import FAR, NOWHERE, to_place
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut
 
 QUERY_BLOCK = 32  # Faiss's own block; its codes block is 65,536 rows
 _COUNTING_BYTES = 1 << 28  # Faiss's counting variant allocates queries * (bits + 1) * k * 8 bytes
-_FAR = np.iinfo(np.int32).max
 
 
 def first_rows(
@@ -31,7 +30,7 @@ def first_rows(
         within: rows from, to (the first a multiple of 8); or for each query the lists to look into, int32
             [Q, P], -1 for none.
     """
-    hamming_QC = np.full((len(codes_QW), n), _FAR, dtype=np.int32)
+    hamming_QC = np.full((len(codes_QW), n), FAR, dtype=np.int32)
     row_QC = np.full((len(codes_QW), n), -1, dtype=np.int64)
     if isinstance(within, tuple) and shard.order_N is None:
         a, b = within

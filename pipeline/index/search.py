@@ -19,6 +19,7 @@ from pipeline.index.arrays import Float32Array, IntArray, VectorArray
 from pipeline.index.calibration import Calibration, Method
 from pipeline.index.encoder import Encoder
 from pipeline.index.exact import nearest, place_distances, vectors_at
+from pipeline.index.hamming import DeviceScan
 from pipeline.index.order import NOWHERE, Neighbours, ids_at, places_of
 from pipeline.index.shard import IndexShard
 from pipeline.index.sieve import Sieve
@@ -61,8 +62,11 @@ class Searcher:
         calibration: Calibration | None,
         *,
         threads: int | None = None,
+        device: DeviceScan | None = None,
     ) -> None:
-        """Args as the snapshot names them; ``threads`` defaults to all cores and changes no result.
+        """Args as the snapshot names them.
+
+        ``threads`` defaults to all cores; neither they nor the ``device`` that scans codes change a result.
 
         Raises:
             UsageError: the shards have different dimensions, or lack the codes of ``encoder``.
@@ -71,10 +75,13 @@ class Searcher:
         self.shards = tuple(shards)
         self.calibration = calibration
         self.threads = default_threads() if threads is None else threads
+        self.device = device
         self.n_live = sum(shard.n_live for shard in shards)
         self.d = _common_d(encoder, self.shards)
         n_calibrated = self.n_live if calibration is None else calibration.n_live
-        self._sieve = None if encoder is None else Sieve(encoder, self.shards, self.threads, n_calibrated)
+        self._sieve = None
+        if encoder is not None:
+            self._sieve = Sieve(encoder, self.shards, self.threads, n_calibrated, device)
 
     def search(
         self,

@@ -136,12 +136,12 @@ class IndexShard:
         """Live rows that hold ``image_id``, ascending: one or none, usually. Reads O(log N) ids."""
         wanted = image_id.encode()
         rows = np.arange(self._first_at_least(wanted), self._first_at_least(wanted + b"\0"), dtype=np.int64)
-        if self._by_id is not None:
-            rows = np.sort(self._by_id[rows]).astype(np.int64)
+        if self.by_id is not None:
+            rows = np.sort(self.by_id[rows]).astype(np.int64)
         return rows if self.alive_N is None else rows[self.alive_N[rows]]
 
     @cached_property
-    def _by_id(self) -> Int32Array | None:
+    def by_id(self) -> Int32Array | None:
         """Rows in the order of their ids; None where that is the order they lie in."""
         if self.order_N is None:
             return None
@@ -153,10 +153,7 @@ class IndexShard:
         low, high = 0, self.n_rows
         while low < high:
             middle = (low + high) // 2
-            if (
-                self.ids[middle if self._by_id is None else int(self._by_id[middle])].as_py().encode()
-                < wanted
-            ):
+            if self.ids[middle if self.by_id is None else int(self.by_id[middle])].as_py().encode() < wanted:
                 low = middle + 1
             else:
                 high = middle

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.index import kernel
 from pipeline.index.arrays import ByteArray, Float32Array, IntArray
 from pipeline.index.encoder import Encoder
-from pipeline.index.hamming import MIN_SLICE_BYTES, nearest_codes
+from pipeline.index.hamming import MIN_SLICE_BYTES, DeviceScan, nearest_codes
 from pipeline.index.order import Neighbours
 from pipeline.index.probes import LiveRows, least_live, live_rows_of_lists, probed_lists
 from pipeline.index.rank import margin_of, rank_candidates
@@ -28,12 +28,18 @@ class Sieve:
     """Both stages over the index shards of one snapshot. Safe to use from many threads."""
 
     def __init__(
-        self, encoder: Encoder, shards: Sequence[IndexShard], threads: int, n_calibrated: int
+        self,
+        encoder: Encoder,
+        shards: Sequence[IndexShard],
+        threads: int,
+        n_calibrated: int,
+        device: DeviceScan | None = None,
     ) -> None:
         """``n_calibrated``: live rows when the number of probes was chosen."""
         self._encoder = encoder
         self._shards = tuple(shards)
         self._threads = threads
+        self._device = device
         self._n_calibrated = n_calibrated
         self._n_rows = sum(shard.n_rows for shard in shards)
         self._n_live = sum(shard.n_live for shard in shards)
@@ -68,6 +74,7 @@ class Sieve:
                 probes_QP=probed_lists(self._encoder, xq_QD[rows], n_candidates, n_probes, self._live),
                 excluded_QE=None if excluded_QE is None else excluded_QE[rows],
                 threads=1 if alone else self._threads,
+                device=self._device,
             )
             return rank_candidates(self._shards, xq_QD[rows], place_QC, k)
 
@@ -81,7 +88,7 @@ class Sieve:
 
     @cached_property
     def _in_one_call(self) -> bool:
-        return kernel.can_sieve(self._encoder, self._shards)
+        return self._device is None and kernel.can_sieve(self._encoder, self._shards)
 
     @cached_property
     def _prepared(self) -> kernel.Prepared:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import DataCorrupt
+from pipeline.index.device import on_device
 from pipeline.index.encoder import Encoder
 from pipeline.index.reduce import read_encoder
 from pipeline.index.search import Searcher
@@ -23,6 +24,7 @@ from pipeline.snapshot.manifest import Content, IndexShardRef, Manifest
 from pipeline.snapshot.rows import Mask, dead_masks, live_rows, live_vectors
 from pipeline.storage.receipts import fetch
 from pipeline.storage.store import ObjectStore
+from pipeline.values import SearchDevice
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +34,7 @@ class OpenSnapshot:
     store: ObjectStore
     manifest: Manifest
     cache: Path
+    device: SearchDevice = "cpu"
 
     @property
     def content(self) -> Content:
@@ -59,7 +62,7 @@ class OpenSnapshot:
     @cached_property
     def searcher(self) -> Searcher:
         """The two-stage searcher, with the calibration the snapshot was published with."""
-        return open_searcher(self.store, self.content, self.cache)
+        return on_device(open_searcher(self.store, self.content, self.cache), self.device)
 
 
 def open_searcher(store: ObjectStore, content: Content, cache: Path) -> Searcher:

@@ -141,7 +141,9 @@ def _over(searcher: Searcher, masks: Sequence[Mask], n_live: int | None) -> Sear
         gathered = [_gathered(shard, mask) for shard, mask in zip(searcher.shards, masks, strict=True)]
         return Searcher(None, gathered, None, threads=searcher.threads)
     shards = [replace(shard, alive_N=mask) for shard, mask in zip(searcher.shards, masks, strict=True)]
-    return Searcher(searcher.encoder, shards, searcher.calibration, threads=searcher.threads)
+    return Searcher(
+        searcher.encoder, shards, searcher.calibration, threads=searcher.threads, device=searcher.device
+    )
 
 
 def _masks(searcher: Searcher, keep: Callable[[IndexShard], Mask]) -> list[Mask]:

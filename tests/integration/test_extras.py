@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.integration
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("extra", ["cpu", "gpu", "gpu-cu13"])
+@pytest.mark.parametrize("extra", ["cpu", "gpu", "gpu-cu13", "device"])
 def test_extra_resolves_on_this_platform(extra, tmp_path):
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
     done = subprocess.run(

@@ -56,6 +56,19 @@ def _ids(answer: dict[str, Any]) -> list[list[str]]:
     return [[match["id"] for match in one["matches"]] for one in answer["results"]]
 
 
+def test_device_that_is_not_there_is_an_error_not_the_processor(
+    search: Any, query: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITSIEVE_INDEX__DEVICE", "cuda")
+    code, answer, _ = search(query)
+    assert (code, answer["error"]["kind"]) == (1, "worker")
+    assert "index.device = cuda" in answer["error"]["message"]
+    code, answer, _ = search(query, "--ray")
+    assert (code, answer["error"]["kind"]) == (2, "usage")
+    monkeypatch.setenv("BITSIEVE_INDEX__DEVICE", "auto")
+    assert search(query)[0] == 0
+
+
 @pytest.mark.parametrize("given", ["queries", "queries/0.tar"])
 def test_tars_as_queries_are_refused_with_a_way_out(search: Any, tmp_path: Path, given: str) -> None:
     write_tar(tmp_path / "queries" / "0.tar", tar_of(1, 2))

@@ -78,6 +78,7 @@ def _variants(d: int) -> dict[str, tuple[str, Settings]]:
         "ours_sign": ("bitsieve, the textbook's sign bits", {"recipe": "sign"}),
     }
     found["ours_int8"] = ("bitsieve, int8 second stage", {"vector_dtype": "int8"})
+    found["ours_cuda"] = ("bitsieve, flat, on a GPU", {"form": "flat", "device": "cuda"})
     for form in ("flat", "lists"):
         found[f"ours_{form}"] = (f"bitsieve, {form}", {"form": form})
     for bits in (d, 2 * d, 4 * d):

@@ -24,6 +24,7 @@ from pipeline.index import kernel
 from pipeline.index.build import build_index_shard
 from pipeline.index.calibrate import MAX_REFITS, calibrate
 from pipeline.index.calibration import Calibration
+from pipeline.index.device import check_cuda, on_device
 from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.sample import fit_sample, seeded_order
 from pipeline.index.search import Searcher
@@ -51,6 +52,8 @@ class Index:
     def build(self, settings: Settings) -> Settings:
         """Fit, build, calibrate; again with more bits where the calibration asks for them."""
         config = IndexConfig.model_validate(settings)
+        if config.device == "cuda":
+            check_cuda()  # before, not after, an index is built that cannot be searched there
         build_s = calibrate_s = 0.0
         bits = config.bits
         refits = 0
@@ -85,11 +88,12 @@ class Index:
     def save(self) -> None:
         """The files are there already: writing them is part of the build."""
 
-    def open(self, _settings: Settings) -> None:
-        """Maps the index shards."""
+    def open(self, settings: Settings) -> None:
+        """Maps the index shards, or copies their codes to a device."""
         encoder = Encoder.from_bytes((self._folder / _ENCODER).read_bytes())
         calibration = Calibration.from_json(json.loads((self._folder / _CALIBRATION).read_text()))
-        self._searcher = Searcher(encoder, self._open(encoder), calibration, threads=self._threads)
+        searcher = Searcher(encoder, self._open(encoder), calibration, threads=self._threads)
+        self._searcher = on_device(searcher, IndexConfig.model_validate(settings).device)
 
     def choose(self, settings: Settings) -> None:
         """``candidates`` and ``probes``: others than the calibrated ones, for the curve."""
