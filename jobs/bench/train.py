@@ -1,12 +1,15 @@
-"""``bitsieve bench train``: the semi-hard miner beside pytorch-metric-learning's, on the same batches.
+"""``bitsieve bench train``: our semi-hard miner beside a library's, our loader beside PyTorch's.
 
-Both list every semi-hard triplet of a batch, and the two sets must be equal; beside them our miner as
-training uses it, with one negative for each pair. One thread each, processor time.
+Both miners, ours and pytorch-metric-learning's, list every semi-hard triplet of the same batches, and the two
+sets must be equal; beside them our miner as training uses it, with one negative for each pair. One thread
+each, processor time. ``loaders`` races the loaders.
 """
 
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,23 +20,51 @@ from jobs.train import require_torch
 from pipeline.errors import DataCorrupt, UsageError, WorkerError
 
 EXAMPLE = "Example: bitsieve bench train --batches 256,512,1800 --json"
+_BATCHES, _QUICK_BATCHES = "256,512,1800", "256"
 _WHO = ("ours", "ours-one-per-pair", "pytorch-metric-learning")
 _LEAST_BYTES = 1 << 20  # what a process grows by is known in pages, and less is noise
 
 
 def command(
-    batches: Annotated[str, typer.Option(help="Images of each batch, with commas.")] = "256,512,1800",
+    batches: Annotated[
+        str | None, typer.Option(help=f"Images of each batch to mine, with commas; {_BATCHES} if absent.")
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="What is loaded: folder or s3:// prefix of tars; a generated shop if absent."),
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, help="Side of the pixels that are loaded.")] = 96,
+    batch: Annotated[int, typer.Option(min=1, help="Images of a batch that is loaded.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of loading; medians are reported.")] = 3,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One small batch to mine, one short round of loading.")
+    ] = False,
     output: JsonFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """The semi-hard miner against pytorch-metric-learning's: time, memory, and the same triplets."""
+    """The semi-hard miner against pytorch-metric-learning's, the loader against a PyTorch DataLoader."""
     require_torch()
+    from jobs.bench.loaders import LoaderRace, race_loaders
+
     result: dict[str, Any] = {"machine": machine_facts(), "load_at_start": load(), "batches": []}
-    for n_images in _sizes(batches):
+    for n_images in _sizes(batches or (_QUICK_BATCHES if quick else _BATCHES)):
         say(f"bench: mining a batch of {n_images}")
         result["batches"].append(_compared(n_images))
     last = result["batches"][-1]
     result |= {"miner_speedup": last["speedup"], "miner_memory_ratio": last["memory_ratio"]}
+    say("bench: loading images")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        race = LoaderRace(
+            images=images,
+            size=size,
+            batch=batch,
+            n_batches=4 if quick else 40,
+            n_products=10 if quick else 100,
+            rounds=1 if quick else rounds,
+            work=Path(folder),
+        )
+        result["loader"] = race_loaders(race)
+    result["loader_ratio"] = result["loader"]["augmented"]["ratio"]
     if output is not None:
         output.write_text(json.dumps(result, indent=1) + "\n")
     print_result(result, _in_words(result), as_json=as_json)
@@ -94,4 +125,12 @@ def _in_words(result: dict[str, Any]) -> str:
         f"which needs {batch['memory_ratio']:.1f} times the memory"
         for batch in result["batches"]
     ]
+    for mode in ("plain", "augmented"):
+        found = result["loader"][mode]
+        ours, theirs = found["ours"], found["dataloader"]
+        lines.append(
+            f"loading, {mode}: {ours['images_per_s']:.0f} images/s, {ours['cpu_ms']:.2f} ms of processor "
+            f"each; a DataLoader {theirs['images_per_s']:.0f} and {theirs['cpu_ms']:.2f}: "
+            f"{found['ratio']:.2f} times as fast"
+        )
     return "\n".join(lines)
