@@ -10,6 +10,7 @@ import typer
 from jobs.evaluate.pictures import thumbnails
 from pipeline.errors import UsageError
 from pipeline.evaluate.report import Document, render_html
+from pipeline.exchange.aside import written_aside
 from pipeline.snapshot.open import OpenSnapshot
 
 Page = Annotated[Path | None, typer.Option("-o", "--output", help="HTML page; JSON beside it.")]
@@ -24,8 +25,8 @@ def write_page(
 ) -> None:
     """Writes the page to ``output``, with small pictures from the snapshots' sources, and the JSON beside it.
 
-    A picture comes from the first of the snapshots that has its id; ``others`` are data URIs of pictures that
-    have none.
+    Each has its name only when both are whole, the page last. A picture comes from the first of the snapshots
+    that has its id; ``others`` are data URIs of pictures that have none.
 
     Raises:
         UsageError: ``output`` ends in ``.json``, the name of the file beside it, or cannot be written.
@@ -38,10 +39,7 @@ def write_page(
     for snapshot in snapshots:
         pictures |= thumbnails(snapshot, sorted(document.image_ids() - pictures.keys()))
     page = render_html(document, pictures)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(page, encoding="utf-8")
-        text = json.dumps(result, indent=1, ensure_ascii=False)
-        output.with_suffix(".json").write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"cannot write the report to {output}: {exc}") from exc
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    with written_aside(output) as whole_page, written_aside(output.with_suffix(".json")) as whole_json:
+        whole_page.write_text(page, encoding="utf-8")
+        whole_json.write_text(text, encoding="utf-8")

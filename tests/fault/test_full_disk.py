@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,3 +157,39 @@ def test_write_beyond_the_limit_of_a_files_size_leaves_nothing_behind(tmp_path: 
     assert done.stdout.count("larger than this process may write") == 2
     assert list(folder_state(tmp_path / "store")) == ["small"]
     assert list((tmp_path / "store" / ".bitsieve-tmp").iterdir()) == []
+
+
+_REPORTER = """
+import resource, signal, sys
+from pathlib import Path
+from jobs.evaluate.page import write_page
+from pipeline.errors import UsageError
+from pipeline.evaluate.report.document import Document, Finding, Mark
+
+output, end = Path(sys.argv[1]), sys.argv[2]
+document = Document(kind="retrieval", title="shop", verdict=Finding(mark=Mark.NOTE, text="new"))
+if end == "killed":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+    write_page(output, document, {"figures": list(range(10_000))})
+except UsageError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "refused"])
+def test_report_broken_off_while_it_is_written_leaves_the_one_before(end: str, tmp_path: Path) -> None:
+    """The kernel ends or stops whoever writes more than it may, in the middle of the page or of the JSON."""
+    before = {name: f"{name} of yesterday" for name in ("report.html", "report.json")}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    program = [sys.executable, "-c", _REPORTER, tmp_path / "report.html", end]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    tally.faults[f"report {end}"] += 1
+    assert {name: (tmp_path / name).read_text() for name in before} == before
+    if end == "killed":
+        assert done.returncode == -signal.SIGXFSZ
+    else:
+        assert "cannot be written" in done.stdout
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(before)

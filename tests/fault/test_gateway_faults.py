@@ -1,4 +1,4 @@
-"""An S3 service that dies and comes back, or stands still, in the middle of a night.
+"""An S3 service whose gateway or disk dies and comes back, or stands still, in the middle of a night.
 
 ``make soak`` freezes it for longer than one answer may take, ``make test`` for some seconds.
 """
@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -60,37 +61,68 @@ def test_store_answers_again_after_it_was_frozen_longer_than_an_answer_may_take(
     assert store.get("big") == big.read_bytes()
 
 
-def test_night_goes_on_where_the_gateway_died_and_again_where_it_froze(
-    gateway: Gateway, ceph: CephCluster, bucket: str, command: Command, tmp_path: Path
+@dataclass(frozen=True, kw_only=True)
+class Breakable:
+    """A part of an S3 service that dies and is started again, freezes and wakes up; where it answers."""
+
+    endpoint: str
+    die: Callable[[], None]
+    freeze: Callable[[], None]
+    wake: Callable[[], None]
+
+
+@pytest.fixture
+def its_gateway(gateway: Gateway) -> Breakable:
+    def die() -> None:
+        gateway.kill()
+        time.sleep(1)
+        gateway.start()
+
+    return Breakable(endpoint=gateway.endpoint, die=die, freeze=gateway.freeze, wake=gateway.wake)
+
+
+@pytest.fixture
+def its_disk(ceph: CephCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Breakable]:
+    """Of a service of its own; ``ceph`` is asked for because it knows what has to be installed."""
+    with CephCluster(tmp_path_factory.mktemp("ceph") / "cluster", 1, on_disk=True) as own:
+        yield Breakable(
+            endpoint=own.endpoints[0], die=own.kill_disk, freeze=own.freeze_disk, wake=own.wake_disk
+        )
+
+
+@pytest.mark.parametrize("part", ["its_gateway", "its_disk"])
+def test_night_goes_on_where_a_part_of_the_service_died_and_again_where_it_froze(
+    part: str,
+    make_bucket: Callable[[str], str],
+    command: Command,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
+    broken: Breakable = request.getfixturevalue(part)
     source = write_folder(
         tmp_path / "photos", {f"{number:04d}.jpg": jpeg(number) for number in range(N_IMAGES)}
     )
     Collection(tmp_path, settings={"source": str(source), "embed": {"shard_images": SHARD_IMAGES}}).night()
     model = tmp_path / "model.onnx"
     model.write_bytes(pool_model())
-    store = S3Store(f"{bucket}/store", endpoint_url=ceph.endpoints[0])
+    store = S3Store(f"{make_bucket(broken.endpoint)}/store", endpoint_url=broken.endpoint)
 
-    def wait_for(n_receipts: int) -> int:
+    def wait_for(n_receipts: int) -> None:
         give_up_s = time.monotonic() + 100
-        while (found := sum(1 for _ in store.list_objects("receipts/embed/"))) < n_receipts:
+        while sum(1 for _ in store.list_objects("receipts/embed/")) < n_receipts:
             assert time.monotonic() < give_up_s
             time.sleep(0.01)
-        return found
 
-    here = command.with_environment(AWS_ENDPOINT_URL=gateway.endpoint)
+    here = command.with_environment(AWS_ENDPOINT_URL=broken.endpoint)
     how = ("--set", f"embed.shard_images={SHARD_IMAGES}", "--workers", 2, "--json")
     with here.start("reindex", source, "--store", store.uri, "--model", model, *how) as driver:
         wait_for(3)
-        gateway.kill()
-        time.sleep(1)
-        gateway.start()
+        broken.die()
         wait_for(8)
-        gateway.freeze()
-        frozen_with = wait_for(0)
+        broken.freeze()
         time.sleep(FROZEN_S)
-        assert wait_for(0) == frozen_with < N_IMAGES // SHARD_IMAGES
-        gateway.wake()
+        assert driver.poll() is None
+        broken.wake()
         stdout, stderr = driver.communicate()
     assert driver.returncode == 0, stderr
     said = Outcome(code=0, stdout=stdout, stderr=stderr).json

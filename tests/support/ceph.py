@@ -53,8 +53,10 @@ osd pool default pg num = 4
 osd pool default pgp num = 4
 osd pool default pg autoscale mode = off
 mon data avail crit = 1
-osd objectstore = memstore
+osd objectstore = {objectstore}
 memstore device bytes = 4294967296
+bluestore block size = 4294967296
+bluestore block preallocate file = false
 osd memory target = 1073741824
 admin socket =
 run dir = {folder}/run
@@ -79,10 +81,14 @@ class CephError(RuntimeError):
 
 
 class CephCluster:
-    """A running cluster; a context manager. All of its gateways serve the same objects."""
+    """A running cluster; a context manager. All of its gateways serve the same objects.
 
-    def __init__(self, folder: Path, gateways: int = 2) -> None:
+    They live in memory, or ``on_disk``, in a file that grows with them; starting then takes longer.
+    """
+
+    def __init__(self, folder: Path, gateways: int = 2, *, on_disk: bool = False) -> None:
         self.folder = folder.resolve()
+        self._objectstore = "bluestore" if on_disk else "memstore"
         self.gateways: list[Gateway] = []
         self._children: list[subprocess.Popen[bytes]] = []
         atexit.register(self.stop)
@@ -128,6 +134,21 @@ class CephCluster:
             f"--access-key={name}", f"--secret-key={secret}",
         )  # fmt: skip
 
+    def freeze_disk(self) -> None:
+        """Gateways accept requests, and whatever needs an object waits."""
+        self._osd.send_signal(signal.SIGSTOP)
+        tally.faults["ceph-osd frozen"] += 1
+
+    def wake_disk(self) -> None:
+        """It goes on where it stood."""
+        self._osd.send_signal(signal.SIGCONT)
+
+    def kill_disk(self) -> None:
+        """With SIGKILL, and starts it again: it has what it had acknowledged, if it has it ``on_disk``."""
+        self.kill(self._osd)
+        tally.faults["ceph-osd killed"] += 1
+        self._osd = self._daemon("ceph-osd", "-i", "0")
+
     def _start(self, gateways: int) -> None:
         for name in ("mon", "osd", "rgw", "run", "log"):
             (self.folder / name).mkdir(parents=True)
@@ -140,7 +161,7 @@ class CephCluster:
 
     def _start_monitor(self, monitor: str) -> None:
         fsid = str(uuid.uuid4())
-        config = _CONFIG.format(fsid=fsid, monitor=monitor, folder=self.folder)
+        config = _CONFIG.format(fsid=fsid, monitor=monitor, folder=self.folder, objectstore=self._objectstore)
         self._config.write_text(config)
         keyring, monmap = str(self._keyring), str(self.folder / "monmap")
         allow = ["--cap", "mon", "allow *"]
@@ -158,7 +179,7 @@ class CephCluster:
         self._ceph("osd", "new", osd_id)
         self._add_key("osd.0", "mon", "allow profile osd", "osd", "allow *", "mgr", "allow profile osd")
         self._tool("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd_id, *self._with_config)
-        self._daemon("ceph-osd", "-i", "0")
+        self._osd = self._daemon("ceph-osd", "-i", "0")
 
     def _start_gateway(self, number: int, port: int) -> None:
         name = f"client.rgw.g{number}"

@@ -88,6 +88,10 @@ class RayNodes:
         assert self._told("drained") == str(node.pid)
         tally.faults["Ray node drained"] += 1
 
+    def node_of(self, pid: int) -> RayNode:
+        """The node that has started the worker ``pid``."""
+        return next(node for node in self.nodes if pid in descendants(node.pid))
+
     def joined(self) -> RayNode:
         """The next node that has joined."""
         self.nodes.append(RayNode(int(self._told("node"))))
