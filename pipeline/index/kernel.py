@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from pipeline.index import compiled
-from pipeline.index.arrays import BoolArray, ByteArray, Float32Array, Int32Array, IntArray
+from pipeline.index.arrays import BoolArray, ByteArray, Float32Array, FloatArray, Int32Array, IntArray
 from pipeline.index.encoder import Encoder
 from pipeline.index.lists import GRID
 from pipeline.index.order import ROW_BITS
@@ -144,46 +144,60 @@ def can_sieve(encoder: Encoder, shards: tuple[IndexShard, ...]) -> bool:
 class Prepared:
     """What both stages in one call read, gathered once for all searches of a snapshot."""
 
-    bits: Any
-    lists: Any
-    codes: Any
-    vectors: Any
-    ranks: Any
-    offsets_L: IntArray
-    shard: IndexShard
-    """Owns what the others point into."""
+    search: Any
+    whole_P: IntArray
+    real_P: FloatArray
+    kind: Any
+    owners: tuple[Any, ...]
+    """What the addresses point into."""
 
 
-def prepare(encoder: Encoder, shard: IndexShard, live_L: IntArray) -> Prepared:
-    """For a snapshot that `can_sieve`; ``live_L``: live rows of each list."""
-    vectors, ranks = _vectors((shard,), encoder.d)
+def prepare(encoder: Encoder, shard: IndexShard, live_L: IntArray, margin: np.float32) -> Prepared:
+    """For a snapshot that `can_sieve`; ``live_L``: live rows of each list, ``margin`` as for `rank`."""
+    from pipeline.index import kernel_sieve
+
+    assert encoder.rotation_BD is not None  # noqa: S101 (for the type checker)
+    view, (packed_GPL2, square_L) = _view(shard), _integer_centroids(encoder)
+    bits = [np.ascontiguousarray(a) for a in (encoder.mean_D, encoder.rotation_BD, encoder.thresholds_B)]
+    whole = kernel_sieve.Wholes(
+        d=encoder.d,
+        n_words=encoder.bits // 8 // _WORD,
+        mean=_address(bits[0]),
+        rotation=_address(bits[1]),
+        thresholds=_address(bits[2]),
+        n_lists=len(live_L),
+        packed=_address(packed_GPL2),
+        squares=_address(square_L),
+        live_of_lists=_address(live_L),
+        offsets=_address(shard.offsets_L),
+        codes=view.codes,
+        n_rows=view.n_rows,
+        order=view.order,
+        live=view.live,
+        vectors=view.vectors,
+        row_bits=ROW_BITS,
+    )
+    real = kernel_sieve.Reals(vector_grid=VECTOR_GRID, list_grid=GRID, margin=float(margin))
     return Prepared(
-        bits=_bits(encoder),
-        lists=_lists(encoder, live_L),
-        codes=_codes(shard, encoder.bits // 8),
-        vectors=vectors,
-        ranks=ranks,
-        offsets_L=live_L if shard.offsets_L is None else shard.offsets_L,
-        shard=shard,
+        search=kernel_sieve.search,
+        whole_P=np.array(whole, dtype=np.int64),
+        real_P=np.array(real, dtype=np.float64),
+        kind=_KINDS[shard.vectors_ND.dtype.name],
+        owners=(shard, view, *bits, packed_GPL2, square_L, live_L),
     )
 
 
 def sieve(
-    given: Prepared,
-    xq_QD: Float32Array,
-    probed: tuple[int, int],
-    n: int,
-    k: int,
-    margin: np.float32,
-) -> tuple[IntArray, Float32Array, BoolArray]:
-    """Both stages, as `rank`; ``probed``: lists (0 scans all rows) and the least live rows in them."""
-    from pipeline.index import kernel_sieve
+    given: Prepared, xq_QD: Float32Array, probed: tuple[int, int], n: int, k: int
+) -> tuple[IntArray, Float32Array]:
+    """Both stages: places and distances as `rank`.
 
-    stages = (given.bits, given.lists, given.codes, given.vectors, given.ranks, given.offsets_L)
-    answer: tuple[IntArray, Float32Array, BoolArray] = kernel_sieve.search(
-        *stages, xq_QD, *probed, n, k, margin
-    )
-    return answer
+    ``probed``: lists to look into (0 scans all rows) and the least live rows in them.
+    """
+    place_QK = np.empty((len(xq_QD), k), dtype=np.int64)
+    distance_QK = np.empty((len(xq_QD), k), dtype=np.float32)
+    given.search(given.whole_P, given.real_P, given.kind, xq_QD, *probed, n, place_QK, distance_QK)
+    return place_QK, distance_QK
 
 
 def _bits(encoder: Encoder) -> Any:

@@ -112,11 +112,13 @@ def _nearest(score_L: Int32Array, n: int, key_L: IntArray, probes_L: Int32Array)
     counts_R = np.zeros(256, dtype=np.int32)
     for score in score_L:
         counts_R[(score - least) >> shift] += 1
-    early = last = below = 0
+    early = last = below = n_first = 0
     while below + counts_R[last] < n:
         below += counts_R[last]
         last += 1
-        early = last if below < _FIRST else early
+        if below < _FIRST:
+            early, n_first = last, below
+    n_first += counts_R[early] if early < last else n - below
     tied = 0
     for number in range(len(score_L)):
         if (score_L[number] - least) >> shift == last:
@@ -124,15 +126,14 @@ def _nearest(score_L: Int32Array, n: int, key_L: IntArray, probes_L: Int32Array)
             tied += 1
     smallest_first(key_L, tied, n - below)
     farthest = key_L[n - below - 1]
-    found = first = 0
-    for number in range(len(score_L)):
-        if np.int64(score_L[number]) << 32 | number <= farthest:
-            probes_L[found] = number
-            if (score_L[number] - least) >> shift <= early:
-                probes_L[found], probes_L[first] = probes_L[first], probes_L[found]
-                first += 1
-            found += 1
-    return found
+    first, rest = 0, n_first
+    for number in range(len(score_L)):  # no branch: its outcome could not be foretold
+        near = np.int64(score_L[number]) << 32 | number <= farthest
+        is_first = near & ((score_L[number] - least) >> shift <= early)
+        probes_L[first if is_first else rest] = number
+        first += is_first
+        rest += near & ~is_first
+    return n
 
 
 @jit

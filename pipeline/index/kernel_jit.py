@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import numba
 from llvmlite import ir
+from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic as _intrinsic
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-__all__ = ["cgutils", "intrinsic", "ir", "jit", "jit_any_order", "types"]
+__all__ = ["carray", "cgutils", "intrinsic", "ir", "jit", "jit_any_order", "to_fixed_tuple", "types"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -189,15 +189,13 @@ def _scan_spans(
     last_rank = kept.last_rank_Q[q]
     for span in range(n_spans):
         i, last = first_P[span], last_P[span]
-        if span + 1 < n_spans:
-            for line in range(_LINES_AHEAD):
-                _prefetch(codes.address + first_P[span + 1] * n_words * 8 + 64 * line)
+        ahead = (first_P[span + 1] - i) * n_words * 8 if span + 1 < n_spans else 0
         stop = min(last, codes.n_rows) - 7
         while i < last:
             live = np.uint64(255)
             reach = limit - 1 if ascending and within >= n else limit
             if not codes.live_address:
-                i = _first_group(codes.address, i, stop, n_words, query_address, reach)
+                i = _first_group(codes.address, i, stop, n_words, query_address, reach, ahead)
                 if i >= last:
                     break
             else:
@@ -273,13 +271,23 @@ def _rank(codes: Codes, row: int) -> Any:
 
 
 @jit
-def _first_group(address: int, i: int, stop: int, n_words: int, query_address: int, limit: int) -> int:
+def _first_group(
+    address: int, i: int, stop: int, n_words: int, query_address: int, limit: int, ahead: int
+) -> int:
     """The first of i, i + 8, i + 16, … with a code within the limit, or the first past ``stop``."""
     if n_words == 4:
-        while i + 8 < stop and not _any_within_4(address + i * 32, query_address, limit):
+        while i + 8 < stop:
+            for line in range(8):
+                _prefetch(address + i * 32 + ahead + 64 * line)
+            if _any_within_4(address + i * 32, query_address, limit):
+                break
             i += 16
     elif n_words == 8:
-        while i < stop and not _any_within_8(address + i * 64, query_address, limit):
+        while i < stop:
+            for line in range(8):
+                _prefetch(address + i * 64 + ahead + 64 * line)
+            if _any_within_8(address + i * 64, query_address, limit):
+                break
             i += 8
     return i
 

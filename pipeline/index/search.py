@@ -26,6 +26,7 @@ from pipeline.index.sieve import Sieve
 from pipeline.index.threads import default_threads
 
 NORM_TOLERANCE = 1e-3
+_MAX_POINTS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,17 @@ class FoundPlaces:
     method: Method
     candidates: int | None
     warning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Point:
+    """What a search costs: looked up for every query, worked out once."""
+
+    k: int
+    candidates: int | None
+    probes: int | None
+    method: Method
+    warning: str
 
 
 class Searcher:
@@ -78,6 +90,7 @@ class Searcher:
         self.device = device
         self.n_live = sum(shard.n_live for shard in shards)
         self.d = _common_d(encoder, self.shards)
+        self._points: dict[tuple[int, bool, int | None, int | None], _Point] = {}
         n_calibrated = self.n_live if calibration is None else calibration.n_live
         self._sieve = None
         if encoder is not None:
@@ -130,19 +143,28 @@ class Searcher:
         excluded_QE: IntArray | None = None,
     ) -> FoundPlaces:
         """As `search`, in arrays; ``excluded_QE`` are places instead of ``exclude_ids``, -1 for none."""
-        self._check(xq_QD, k, candidates, probes, exclude_ids)
-        xq_QD = np.ascontiguousarray(xq_QD, dtype=np.float32)
+        asked = (k, exact, candidates, probes)
+        point = self._points.get(asked)
+        if point is None:
+            if len(self._points) == _MAX_POINTS:
+                self._points.clear()
+            point = self._points[asked] = self._point(*asked)
         if exclude_ids is not None:
+            if len(exclude_ids) != len(xq_QD):
+                raise UsageError(
+                    f"expected one excluded id per query, got {len(exclude_ids)} for {len(xq_QD)}"
+                )
             excluded_QE = places_of(self.shards, exclude_ids)
-        n_candidates, warning = (None, "") if exact else self._candidates(k, candidates)
-        n_probes = probes if probes or self.calibration is None else self.calibration.probes_for(k)
-        k = min(k, max(self.n_live, 1))
+        check_queries(xq_QD, self.d)
+        xq_QD = np.ascontiguousarray(xq_QD, dtype=np.float32)
+        n_candidates = point.candidates
         if n_candidates is None or self._sieve is None:
-            found = nearest(self.shards, xq_QD, k, excluded_QE=excluded_QE)
+            found = nearest(self.shards, xq_QD, point.k, excluded_QE=excluded_QE)
         else:
-            found = self._sieve.search(xq_QD, k, n_candidates, n_probes, excluded_QE)
-        method: Method = "exact" if n_candidates is None else "hamming"
-        return FoundPlaces(neighbours=found, method=method, candidates=n_candidates, warning=warning)
+            found = self._sieve.search(xq_QD, point.k, n_candidates, point.probes, excluded_QE)
+        return FoundPlaces(
+            neighbours=found, method=point.method, candidates=n_candidates, warning=point.warning
+        )
 
     def ids(self, place_M: IntArray) -> "pa.LargeStringArray":
         """Image ids of places that `search_places` found (not of -1), in their order."""
@@ -155,6 +177,24 @@ class Searcher:
     def distances(self, xq_QD: Float32Array, query_M: IntArray, place_M: IntArray) -> Float32Array:
         """Exact distance of each pair of a query (a row of ``xq_QD``) and a place; float32 [M]."""
         return place_distances(self.shards, xq_QD, query_M, place_M)
+
+    def _point(self, k: int, exact: bool, candidates: int | None, probes: int | None) -> "_Point":  # noqa: FBT001
+        """What such a search does, the same whatever its queries are."""
+        for name, value in (("k", k), ("candidates", candidates), ("probes", probes)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
+        if candidates is not None and self.encoder is None:
+            raise UsageError(
+                "this index was opened without an encoder: it has no candidates, only exact search"
+            )
+        n_candidates, warning = (None, "") if exact else self._candidates(k, candidates)
+        return _Point(
+            k=min(k, max(self.n_live, 1)),
+            candidates=n_candidates,
+            probes=probes if probes or self.calibration is None else self.calibration.probes_for(k),
+            method="exact" if n_candidates is None else "hamming",
+            warning=warning,
+        )
 
     def _candidates(self, k: int, asked: int | None) -> tuple[int | None, str]:
         """C and a warning; None where comparing every row is what was calibrated, or is no more work."""
@@ -175,25 +215,6 @@ class Searcher:
         spans = list(zip(starts, stops, strict=False))
         return tuple(tuple(ids[a:b]) for a, b in spans), tuple(tuple(distances[a:b]) for a, b in spans)
 
-    def _check(
-        self,
-        xq_QD: VectorArray,
-        k: int,
-        candidates: int | None,
-        probes: int | None,
-        exclude_ids: Sequence[str | None] | None,
-    ) -> None:
-        for name, value in (("k", k), ("candidates", candidates), ("probes", probes)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, got {value}")
-        if candidates is not None and self.encoder is None:
-            raise UsageError(
-                "this index was opened without an encoder: it has no candidates, only exact search"
-            )
-        if exclude_ids is not None and len(exclude_ids) != len(xq_QD):
-            raise UsageError(f"expected one excluded id per query, got {len(exclude_ids)} for {len(xq_QD)}")
-        check_queries(xq_QD, self.d)
-
 
 def check_queries(xq_QD: VectorArray, d: int | None) -> None:
     """Refuses queries that are not finite vectors of length 1 and ``d`` dimensions, naming the first."""
@@ -202,8 +223,9 @@ def check_queries(xq_QD: VectorArray, d: int | None) -> None:
             f"expected queries of {d} dimensions, got an array of shape {xq_QD.shape}",
             "embed the queries with the model of this snapshot",
         )
-    square_Q = np.einsum("qd,qd->q", xq_QD, xq_QD, dtype=np.float32)
-    if np.abs(square_Q - 1).max(initial=0) <= NORM_TOLERANCE:
+    square_Q = np.vecdot(xq_QD, xq_QD, dtype=np.float32)
+    off = abs(square_Q[0] - 1) if len(square_Q) == 1 else np.abs(square_Q - 1).max(initial=0)
+    if off <= NORM_TOLERANCE:
         return  # for rounding they may be twice as far off
     norm_Q = np.sqrt(np.einsum("qd,qd->q", xq_QD, xq_QD, dtype=np.float64))
     bad = np.flatnonzero(~(np.abs(norm_Q - 1.0) <= NORM_TOLERANCE))

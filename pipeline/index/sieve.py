@@ -54,7 +54,8 @@ class Sieve:
     ) -> Neighbours:
         """The k nearest of the C candidates of each query; None probes every row."""
         n_candidates = min(n_candidates, max(self._n_live, 1))
-        if len(xq_QD) == 1 and excluded_QE is None and self._in_one_call and self._is_short(n_probes):
+        in_one_call = excluded_QE is None and self._in_one_call
+        if in_one_call and len(xq_QD) == 1 and self._is_short(n_probes):
             return self._one_call(xq_QD, k, n_candidates, n_probes)
         per_query = 48 * (n_candidates + 1) * max(1, len(self._shards)) + 4 * (self._encoder.n_lists or 0)
         at_once = max(1, _BATCH_BYTES // self._threads // per_query)
@@ -65,7 +66,7 @@ class Sieve:
 
         def one_block(block: tuple[int, int]) -> Neighbours:
             rows = slice(*block)
-            if excluded_QE is None and self._in_one_call and (alone or self._is_short(n_probes)):
+            if in_one_call and (alone or self._is_short(n_probes)):
                 return self._one_call(xq_QD[rows], k, n_candidates, n_probes)
             place_QC = nearest_codes(
                 self._shards,
@@ -92,7 +93,8 @@ class Sieve:
 
     @cached_property
     def _prepared(self) -> kernel.Prepared:
-        return kernel.prepare(self._encoder, self._shards[0], self._live.by_list_L)
+        margin = margin_of(self._encoder.d)
+        return kernel.prepare(self._encoder, self._shards[0], self._live.by_list_L, margin)
 
     def _is_short(self, n_probes: int | None) -> bool:
         """Whether the scan of a query is not worth a second thread."""
@@ -103,9 +105,7 @@ class Sieve:
         live, probed = self._live, (0, 0)
         if n_probes is not None and n_probes < len(live.by_list_L):
             probed = (n_probes, least_live(n_candidates, n_probes, live))
-        margin = margin_of(self._encoder.d)
-        # With one index shard its order of rows decides every tie.
-        place_QK, distance_QK, _ = kernel.sieve(self._prepared, xq_QD, probed, n_candidates, k, margin)
+        place_QK, distance_QK = kernel.sieve(self._prepared, xq_QD, probed, n_candidates, k)
         return Neighbours(place_QK=place_QK, distance_QK=distance_QK)
 
     def _encode(self, xq_QD: Float32Array) -> ByteArray:
