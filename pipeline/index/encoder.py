@@ -94,18 +94,24 @@ class Encoder:
             return signs(x_ND, self.mean_D, self.rotation_BD, self.thresholds_B)
         codes_NW = np.empty((len(x_ND), self.bits // 8), dtype=np.uint8)
         for block in _blocks(len(x_ND), self.bits):
-            bits_NB = self._values(x_ND[block]) > self.thresholds_B
+            bits_NB = self.values(x_ND[block]) > self.thresholds_B
             codes_NW[block] = np.packbits(bits_NB, axis=1, bitorder="little")
         return codes_NW
+
+    def values(self, x_ND: VectorArray, bits: slice = _ALL) -> FloatArray:
+        """What is compared with the thresholds, float64 [N, B]."""
+        if self.rotation_BD is None:
+            return x_ND[:, bits].astype(np.float64)
+        centred_ND = on_grid(x_ND.astype(np.float64), VECTOR_GRID) - self.mean_D
+        values_NB: FloatArray = centred_ND @ self.rotation_BD[bits].T.astype(np.float64)
+        return values_NB
 
     def medians(self, x_ND: VectorArray) -> FloatArray:
         """The median over ``x_ND`` of what is compared with each threshold, float64 [B]."""
         medians_B = np.empty(self.bits)
         step = max(8, _BLOCK_ELEMENTS // max(1, len(x_ND)) // 8 * 8)
         for start in range(0, self.bits, step):
-            medians_B[start : start + step] = np.median(
-                self._values(x_ND, slice(start, start + step)), axis=0
-            )
+            medians_B[start : start + step] = np.median(self.values(x_ND, slice(start, start + step)), axis=0)
         return medians_B
 
     def to_bytes(self) -> bytes:
@@ -134,14 +140,6 @@ class Encoder:
         if encoder.digest != claimed:
             raise DataCorrupt(f"the encoder says its digest is {claimed}, its contents give {encoder.digest}")
         return encoder
-
-    def _values(self, x_ND: VectorArray, bits: slice = _ALL) -> FloatArray:
-        """What is compared with the thresholds, float64 [N, B]."""
-        if self.rotation_BD is None:
-            return x_ND[:, bits].astype(np.float64)
-        centred_ND = on_grid(x_ND.astype(np.float64), VECTOR_GRID) - self.mean_D
-        values_NB: FloatArray = centred_ND @ self.rotation_BD[bits].T.astype(np.float64)
-        return values_NB
 
 
 def choose_bits(d: int, recipe: Recipe) -> int:

@@ -12,6 +12,7 @@ from jobs.bench.index.contest import best_peer
 from jobs.bench.index.data_set import exact_bounds, identity_set, read_vectors, vectors_set
 from jobs.bench.index.grid import HNSW32, chosen_peers, peers
 from jobs.bench.index.identity import IMAGES_OF_ONE, D, identity_model
+from jobs.bench.index.middle import measure_middle
 from jobs.bench.index.picture import draw_curves, frontier
 from jobs.bench.index.race import best_point
 from jobs.bench.peers.index.measure import recall
@@ -163,6 +164,14 @@ def test_identity_set_bounds_are_distances_to_images_of_the_same_identity(tmp_pa
     bound_Q = np.load(data.folder / "bounds.npy")
     assert data.n_queries == len(bound_Q) == 1_000
     assert 0.3 < np.median(bound_Q) < 1.2  # strangers are 2 apart
+
+
+def test_middle_stage_finds_more_neighbours_in_as_many_vectors(tmp_path: Path) -> None:
+    vectors_ND = np.random.default_rng(0).standard_normal((3_000, 64))
+    found = measure_middle(vectors_set("given", tmp_path / "data", vectors_ND, None, k=10), 10)
+    assert [(row["bits"], row["read"]) for row in found[3:5]] == [(256, 200), (512, 20)]
+    assert all(row["with_stage"] > row["recall"] + 0.01 for row in found[:3])
+    assert 0.9 < found[3]["recall"] < found[7]["recall"] <= 1
 
 
 def point(recall_: float, rate: float) -> dict[str, float]:

@@ -5,6 +5,7 @@
 - ``grid``       the peers, what they need installed, and the settings that are tried
 - ``ours``       a nightly run's index, behind the interface of the peers
 - ``race``       who builds what, which settings are best, and the rounds
+- ``middle``     what a stage between bits and vectors would save
 - ``growth``     ours at several sizes
 - ``seeds``      is the recall that was asked for met, over seeds?
 - ``result``, ``words``, ``picture``   the JSON object, the table, the curve

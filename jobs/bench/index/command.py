@@ -14,6 +14,7 @@ from jobs.bench.index.contest import Contest, run_contest
 from jobs.bench.index.data_set import DataSet, identity_set, read_vectors, vectors_set
 from jobs.bench.index.embedded import NAMED, embedded_vectors
 from jobs.bench.index.growth import measure_growth
+from jobs.bench.index.middle import measure_middle
 from jobs.bench.index.picture import draw_curves
 from jobs.bench.index.race import Race
 from jobs.bench.index.seeds import measure_seeds
@@ -99,6 +100,8 @@ def index(
         names = [] if no_peers else None if peers is None else peers.split(",")
         contest = Contest(race=race, cache=cache, names=names, variants=variants and not quick, quick=quick)
         result.update(run_contest(contest))
+        if contest.variants:
+            result["middle_stage"] = measure_middle(found, _K)
         if sizes:
             result["growth"] = measure_growth(race, sizes)
         if recall_seeds:

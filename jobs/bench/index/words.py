@@ -19,6 +19,11 @@ def index_text(result: Mapping[str, Any]) -> str:
     order = sorted(rows.values(), key=lambda one: -(one["qps_batch"] or 0))
     lines += [_line(one) for one in order]
     lines += [f"{name:26}{ratio:.3f}" for name, ratio in result["ratios"].items() if ratio is not None]
+    lines += [
+        f"middle stage {row['bits']:>5} bits, {row['read']:>4} vectors read: recall {row['recall']:.4f}, "
+        f"with the stage {row['with_stage']:.4f}"
+        for row in result.get("middle_stage", ())
+    ]
     for row in result.get("growth", ()):
         if row["failure"]:
             lines.append(f"growth {row['rows']:>10} rows: {row['failure']}")
