@@ -6,6 +6,7 @@ of vectors as ``export`` writes it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +17,23 @@ import pyarrow.parquet as pq
 import typer
 
 from jobs.evaluate.subject import labelled_vectors, named_snapshot
+from jobs.models import stored_model
 from jobs.output import print_result, say
 from jobs.place import Config, Place, Store, find_place
 from pipeline.errors import GateRefused, UsageError
-from pipeline.evaluate.adaptation import Pairs, fit_adapter
+from pipeline.evaluate.adaptation import LEAST_SHARE, Pairs, fit_adapter, judge_unmapped
 from pipeline.fingerprint import sha256_hex
 from pipeline.model.adapter_file import Adapter, Figure, MatrixRow, Side, packed, read_adapters, write_adapter
 from pipeline.snapshot.open import OpenSnapshot
+from pipeline.storage import layout
+
+
+class Method(StrEnum):
+    """How an adapter comes about."""
+
+    AUTO = "auto"
+    NONE = "none"
+
 
 app = typer.Typer(help="Fit and list adapters between model versions.", no_args_is_help=True)
 
@@ -42,14 +53,20 @@ def fit_command(
     label: Annotated[
         str | None, typer.Option(help="Attribute of the old collection; its label if absent.")
     ] = None,
+    method: Annotated[
+        Method,
+        typer.Option(help="`auto` fits a map; `none` judges a model trained --compatible-with the old."),
+    ] = Method.AUTO,
     least_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of what old queries reach; less is refused.")
-    ] = 0.9,
+    ] = LEAST_SHARE,
     seed: Annotated[int, typer.Option(help="Of the split into images to fit on and to judge by.")] = 0,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Fits a map from new vectors to old ones, judges it on images kept back, and keeps it in the store.
+
+    With `--method none` nothing is fitted: a model that was trained to be comparable is judged as it is.
 
     Example: bitsieve adapter fit --store index/ --from canary --to main
     """
@@ -65,8 +82,12 @@ def fit_command(
         )
     pairs = _pairs(source, target, column)
     n_common, dim = len(pairs.ids), source.side.dim
-    fitted = fit_adapter(pairs, least_share, seed)
-    if fitted.n_fitted < _ROWS_PER_DIM * dim:
+    fitted = (
+        fit_adapter(pairs, least_share, seed)
+        if method is Method.AUTO
+        else judge_unmapped(pairs, _unseen(pairs, source.side, target, column), least_share, seed)
+    )
+    if method is Method.AUTO and fitted.n_fitted < _ROWS_PER_DIM * dim:
         say(
             f"bitsieve: warning: {fitted.n_fitted} images to fit {dim} dimensions on; "
             f"{_ROWS_PER_DIM * dim} or more make a better adapter"
@@ -189,6 +210,36 @@ def _pairs(source: _Embedded, target: OpenSnapshot, column: str | None) -> Pairs
     )
 
 
+def _unseen(pairs: Pairs, new: Side, target: OpenSnapshot, column: str | None) -> npt.NDArray[np.int64]:
+    """The rows of classes that the training of the new model did not see, by what its file says.
+
+    Raises:
+        UsageError: its file does not say that it was trained to be comparable with the old model, or was
+            trained by another label.
+    """
+    if target.store.stat(layout.model(new.model_id)) is None:
+        raise UsageError(
+            f"{target.store.uri} does not have model {new.model_id[:12]}, which says what it was trained on",
+            fix="embed the images with it in a collection of this store",
+        )
+    model, _ = stored_model(target.store, new.model_id, target.cache)
+    apart, old_id = model.card.set_apart, target.content.model.id
+    if apart is None or old_id not in model.card.compatible_with:
+        raise UsageError(
+            f"model {new.model_id[:12]} was not trained to be comparable with {old_id[:12]}, or not accepted",
+            fix="leave --method away: that fits a map; or see `bitsieve train --compatible-with`",
+        )
+    if column != apart.label:
+        raise UsageError(
+            f"the model was trained by the label {apart.label!r}, this would judge it by {column!r}: which "
+            "images it has seen cannot be told",
+            fix=f"pass --label {apart.label}",
+        )
+    names = pairs.labels or ()
+    unseen = [row for row, name in enumerate(names) if name is not None and apart.has(name)]
+    return np.array(unseen, dtype=np.int64)
+
+
 def _facts(adapter: Adapter) -> dict[str, Any]:
     return {"adapter": adapter.digest, **adapter.model_dump(mode="json", exclude={"weights"})}
 
@@ -200,10 +251,18 @@ def _in_words(adapter: Adapter) -> list[str]:
         f"{adapter.digest[:12]}  {'accepted' if adapter.accepted else 'REFUSED '}  "
         f"{adapter.source.name} {adapter.source.model_id[:12]} -> "
         f"{adapter.target.name} {adapter.target.model_id[:12]}  {how}, "
-        f"fitted on {adapter.n_fitted:,} images, judged by {adapter.n_judged:,} others",
+        + (f"fitted on {adapter.n_fitted:,} images, " if adapter.n_fitted else "")
+        + f"judged by {adapter.n_judged:,} others",
         f"    {adapter.verdict}",
+        *matrix_in_words(adapter.matrix),
+    ]
+
+
+def matrix_in_words(matrix: Sequence[MatrixRow]) -> list[str]:
+    """A table: what queries of each version reach on each base."""
+    return [
         "    queries  base   recall@1  recall@10  neighbours@10  success@1",
-        *(_row_in_words(row) for row in adapter.matrix),
+        *(_row_in_words(row) for row in matrix),
     ]
 
 

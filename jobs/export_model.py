@@ -11,7 +11,7 @@ from jobs.place import Config, Store, find_place
 from jobs.run import utc_now
 from jobs.train import require_torch
 from pipeline.errors import UsageError
-from pipeline.model.card import ModelCard
+from pipeline.model.card import ModelCard, SetApart
 from pipeline.model.probe import probe_in_child
 
 
@@ -54,6 +54,10 @@ def command(
         train_data=train_data or f"training {key[:16]}",
         created=f"{utc_now():%Y-%m-%d}",
     )
+    older = trained.result["older"]
+    if older is not None and older["accepted"]:
+        apart = SetApart(label=older["label"], seed=trained.settings.seed, up_to=older["up_to"])
+        card = card.model_copy(update={"compatible_with": (older["model_id"],), "set_apart": apart})
     exported = export_model(trained, card, half=half)
     tried = probe_in_child(exported.data, name)
     write_model(out, exported.data)
@@ -69,10 +73,12 @@ def command(
             "length_error": exported.parity.length_error,
         },
         "validation": trained.result["validation"],
+        "compatible_with": list(card.compatible_with),
     }
     words = (
         f"wrote {out} ({len(exported.data)} bytes), {tried.dim} values of length {tried.norm:.4g}\n"
         f"model id {tried.model_id}\n"
         f"least cosine with the trained network {exported.parity.least_cosine:.7f}"
+        + "".join(f"\ncomparable with vectors of model {one}" for one in card.compatible_with)
     )
     print_result(result, words, as_json=as_json)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.models import model_bytes
+from jobs.older_model import older_in_words, stored_vectors
 from jobs.output import print_result, say
 from jobs.reindex_command import Config, Json, Setting
 from jobs.run import Run
@@ -23,7 +24,7 @@ from pipeline.catalog.listing import list_catalog
 from pipeline.cluster.pool import ClusterOptions
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.config import CatalogConfig, load_catalog
-from pipeline.errors import UsageError
+from pipeline.errors import GateRefused, UsageError
 from pipeline.storage.probe import prepare_store
 from pipeline.values import DecodeLimits
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from pipeline.train.job import TrainJob
     from pipeline.train.loop import Data
 
+_SHOWN = ("steps", "stopped", "best_step", "n_validations", "untrained", "validation", "last", "older")
 EXAMPLE = "Example: bitsieve train photos/ --store models/ --label product --model onnx:trunk.onnx"
-_SHOWN = ("steps", "stopped", "best_step", "untrained", "validation", "last")
 
 
 def command(
@@ -50,6 +51,10 @@ def command(
     dim: Annotated[int | None, typer.Option(help="Length of the vectors (train.dim).")] = None,
     size: Annotated[str | None, typer.Option(help="S or HEIGHTxWIDTH in pixels (train.size).")] = None,
     steps: Annotated[int | None, typer.Option(help="Batches, at most (train.steps).")] = None,
+    compatible_with: Annotated[
+        str | None,
+        typer.Option(help="STORE#COLLECTION of an older model whose vectors new queries shall search."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides all that is drawn (train.seed).")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that train as one (train.workers).")] = None,
     format_: Annotated[
@@ -77,6 +82,7 @@ def command(
         "train.dim": dim,
         "train.size": size,
         "train.steps": steps,
+        "train.compatible_with": compatible_with,
         "train.seed": seed,
         "train.workers": workers,
         "read.format": format_,
@@ -91,6 +97,14 @@ def command(
     with open_run(resolved) as run:
         result = train(run, resolved.label)
         run.ended = result["stopped"]
+    older = result["older"]
+    if older is not None and not older["accepted"]:
+        say(in_words(result))
+        raise GateRefused(
+            f"training {result['training'][:16]} is kept, but not comparable with the older model: "
+            f"{older['verdict']}",
+            fix="raise train.compatible_weight or train.steps, train on more classes, or fit an adapter",
+        )
     print_result(result, in_words(result), as_json=as_json)
 
 
@@ -148,10 +162,7 @@ def train(run: Run, label: str) -> dict[str, Any]:
             "rejected": packed.rejected,
         },
         "classes": len(job.images.names),
-        **{
-            name: result[name]
-            for name in ("steps", "stopped", "best_step", "untrained", "validation", "last")
-        },
+        **{name: result[name] for name in _SHOWN},
         "warnings": warnings,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -191,7 +202,10 @@ def in_words(result: dict[str, Any]) -> str:
             f"{result['steps']} steps, the best after {result['best_step']}"
             + (", stopped: no better one came" if result["stopped"] == "patience" else ""),
             f"validation: success@1 {before['success_at_1']:.4f} before, {after['success_at_1']:.4f} after; "
-            f"MAP@R {before['map_at_r']:.4f} before, {after['map_at_r']:.4f} after",
+            f"MAP@R {before['map_at_r']:.4f} before, {after['map_at_r']:.4f} after (the best of "
+            f"{result['n_validations']} validations, which flatters; the last: "
+            f"{result['last']['map_at_r']:.4f})",
+            *older_in_words(result["older"]),
             f"training {result['training']}",
             f"next: bitsieve export-model {result['training'][:16]} --store … -o FILE --name … --license …",
         ]
@@ -216,14 +230,20 @@ def train_job(run: Run, label: str) -> "TrainJob":
     catalog = list_catalog(
         run.source, run.source_spec, run.store, run.cache, lambda done, _total: run.progress.advance(done)
     )
+    images = labelled_images(catalog.images(), label, settings.separator)
+    older = None
+    if settings.compatible_with:
+        ids = images.rows["image_id"].to_pylist()
+        older = stored_vectors(settings.compatible_with, ids, label, settings.dim)
     return TrainJob(
         settings=settings,
-        images=labelled_images(catalog.images(), label, settings.separator),
+        images=images,
         source=run.source,
         spec=run.source_spec,
         store=run.store,
         folder=run.cache / "training",
         trunk=trunk,
+        older=older,
         limits=DecodeLimits(**config.decode.model_dump()),
     )
 

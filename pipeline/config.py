@@ -174,7 +174,10 @@ _Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainConfig(_Section):
-    """What a training is; all of it is part of its key but ``workers``, ``cpus`` and ``gpu``."""
+    """What a training is; all of it is part of its key but ``workers``, ``cpus`` and ``gpu``.
+
+    In the place of ``compatible_with`` the key has the digest of the snapshot that it names.
+    """
 
     network: str = Field("tiny", description="tiny, nn1 to nn4, vgg16, hf:NAME, timm:NAME, onnx:FILE …")
     pooling: Literal["average", "max", "gem", "rmac", "rmac-cirtorch", "combined", "batch-drop"] = Field(
@@ -231,6 +234,11 @@ class TrainConfig(_Section):
     views: int = Field(4, ge=1, le=64, description="onnx: views of each image, the plain one included")
     validation_share: float = Field(0.2, gt=0, lt=1, description="classes that are set apart")
     init: str = Field("", description="a training whose weights to begin with")
+    compatible_with: str = Field("", description="STORE#COLLECTION of an older model to be compatible with")
+    compatible_loss: Literal["harmonic", "influence"] = Field(
+        "harmonic", description="what ties new vectors to the older model's"
+    )
+    compatible_weight: float = Field(4.0, gt=0, description="of that loss beside the other")
     seed: int = Field(0, ge=0, description="decides split, batches, changes and first weights")
     workers: int = Field(1, ge=1, le=1000, description="processes that train as one")
     cpus: float | None = Field(None, gt=0, description="processors for each; this machine's if absent")

@@ -10,6 +10,11 @@
 4. Accepted if, of what old queries reach on the old base, adapted ones keep the share asked for: in recall at
    10 (an old query always finds itself), and where there are labels in success at 1; lower bounds count.
 
+A model that was trained to be comparable with the old one needs no map. It is judged as it is, by success at
+1, on images of classes that its training did not see, and must find as much as the old one: if it finds less
+there is nothing to gain. The lower bound of that difference may be the loss that an adapter is allowed.
+Whether it finds an image's own row does not count: it may know classes better and single images less.
+
 Legend: N images, S and T dimensions of the new and the old model, Q images that judge, K rows found.
 """
 
@@ -26,7 +31,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluate.exact_base import ExactBase
 from pipeline.fingerprint import digest
 from pipeline.index.bootstrap import Bootstrap
-from pipeline.model.adapter import AffineMap, Vectors, fit_procrustes, fit_ridge
+from pipeline.model.adapter import AffineMap, Vectors, fit_procrustes, fit_ridge, identity_map
 from pipeline.model.adapter_file import Figure, MatrixRow
 
 MOST_JUDGED = 1_000
@@ -34,6 +39,9 @@ LEAST_JUDGED = 20
 PENALTIES = (1e-3, 1e-1, 1.0, 10.0, 100.0)
 RIDGE_ROWS = 4
 """Ridge needs so many rows for each dimension."""
+UNMAPPED = "none"
+"""The method of an adapter that changes nothing."""
+LEAST_SHARE = 0.9
 _K = 10
 _Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -65,7 +73,7 @@ class Fitted:
     accepted: bool
     verdict: str
     compatible: bool | None
-    """Labels: adapted queries find more than old ones do (the criterion of backward-compatible training)."""
+    """Labels: such queries find more than old ones do (the criterion of backward-compatible training)."""
 
 
 def fit_adapter(pairs: Pairs, least_share: float, seed: int) -> Fitted:
@@ -85,7 +93,7 @@ def fit_adapter(pairs: Pairs, least_share: float, seed: int) -> Fitted:
     method, penalty, fit = _chosen(pairs, fit_N, choose_N)
     fitted_N = np.concatenate([fit_N, choose_N])
     found = fit(pairs.new_NS[fitted_N], pairs.old_NT[fitted_N])
-    matrix = _matrix(pairs, found, judge_N, seed)
+    matrix, _ = _matrix(pairs, found, judge_N, seed)
     old, adapted = matrix[0], matrix[2]
     accepted, verdict = _verdict(old, adapted, least_share)
     compatible = None
@@ -101,6 +109,52 @@ def fit_adapter(pairs: Pairs, least_share: float, seed: int) -> Fitted:
         accepted=accepted,
         verdict=verdict,
         compatible=compatible,
+    )
+
+
+def judge_unmapped(pairs: Pairs, judge_N: _Ints, least_share: float, seed: int) -> Fitted:
+    """The verdict on new vectors as they are.
+
+    Of the rows ``judge_N`` those ask that share a label with another image, 1,000 of them at most.
+
+    Raises:
+        UsageError: the dimensions differ, or too few rows ask.
+    """
+    dim = pairs.old_NT.shape[1]
+    if pairs.new_NS.shape[1] != dim:
+        raise UsageError(
+            f"the new model has {pairs.new_NS.shape[1]} dimensions, the old one {dim}: without a map they "
+            "cannot be compared",
+            fix=f"train one of {dim} dimensions (--dim {dim}), or fit an adapter",
+        )
+    names = [None] * len(pairs.ids) if pairs.labels is None else pairs.labels
+    count = Counter(names)
+    asking = [row for row in judge_N.tolist() if names[row] is not None and count[names[row]] > 1]
+    if len(asking) < LEAST_JUDGED:
+        raise UsageError(
+            f"{len(asking)} images can judge whether the models are comparable (embedded by both, of classes "
+            f"that the training did not see, with another image of the class); expected {LEAST_JUDGED}",
+            fix="embed more images of such classes with both models",
+        )
+    asking.sort(key=lambda row: digest([seed, pairs.ids[row]]))  # so that a cut is a seeded sample
+    matrix, (old_Q, _, new_Q) = _matrix(pairs, None, np.array(asking[:MOST_JUDGED], dtype=np.int64), seed)
+    gain = Bootstrap(len(old_Q), seed).interval(new_Q - old_Q)
+    allowed = float((1 - least_share) * old_Q.mean())
+    verdict = (
+        f"success@1 {new_Q.mean():.4f} of new queries on old vectors, {old_Q.mean():.4f} of old ones: "
+        f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f}); asked for are 0, and {-allowed:+.4f} "
+        "of the lower bound"
+    )
+    return Fitted(
+        map=identity_map(dim),
+        method=UNMAPPED,
+        penalty=None,
+        n_fitted=0,
+        n_judged=min(len(asking), MOST_JUDGED),
+        matrix=tuple(matrix),
+        accepted=bool(new_Q.any()) and gain.mean >= 0 and gain.low >= -allowed,
+        verdict=verdict,
+        compatible=gain.mean > 0,
     )
 
 
@@ -137,8 +191,14 @@ def _split(groups: Sequence[str], seed: int) -> tuple[_Ints, _Ints, _Ints]:
     return order_N[shares >= 0.2], order_N[(shares >= 0.1) & (shares < 0.2)], order_N[shares < 0.1]
 
 
-def _matrix(pairs: Pairs, found: AffineMap, judge_N: _Ints, seed: int) -> list[MatrixRow]:
-    """Old on old, new on new, adapted on old, and new on old as it is, where that is possible."""
+def _matrix(
+    pairs: Pairs, found: AffineMap | None, judge_N: _Ints, seed: int
+) -> tuple[list[MatrixRow], list[npt.NDArray[np.float64]]]:
+    """Old on old, new on new, adapted on old if there is a map, and new on old as it is, where possible.
+
+    Beside each row which of the queries that can have one found an image of their label first.
+    """
+    right: list[npt.NDArray[np.float64]] = []
     old, new = ExactBase(pairs.old_NT, pairs.ids), ExactBase(pairs.new_NS, pairs.ids)
     place_N = np.empty(len(pairs.ids), dtype=np.int64)
     place_N[old.given_N] = np.arange(len(pairs.ids))
@@ -154,7 +214,7 @@ def _matrix(pairs: Pairs, found: AffineMap, judge_N: _Ints, seed: int) -> list[M
         near_QK = on.nearest(xq_QD, _K + 1).row_QK
         other_QK = _others(near_QK, own_Q)
         own_QK = near_QK == own_Q[:, None]
-        right_Q = (label_N[other_QK[:, 0]] == label_Q).astype(np.float64)
+        right.append((label_N[other_QK[:, 0]] == label_Q).astype(np.float64)[labelled_Q])
         shared_Q = (other_QK[:, :, None] == truth_QK[:, None, :]).any(axis=2).mean(axis=1)
         return MatrixRow(
             query=query,
@@ -162,18 +222,19 @@ def _matrix(pairs: Pairs, found: AffineMap, judge_N: _Ints, seed: int) -> list[M
             recall_at_1=figure(own_QK[:, 0].astype(np.float64)),
             recall_at_10=figure(own_QK[:, :_K].any(axis=1).astype(np.float64)),
             neighbours_at_10=figure(shared_Q) if base == "old" else None,
-            success_at_1=figure(right_Q[labelled_Q]) if labelled_Q.any() else None,
+            success_at_1=figure(right[-1]) if labelled_Q.any() else None,
         )
 
     new_QS = new.x_ND[own_Q]
     rows = [
         row("old", "old", old, old.x_ND[own_Q]),
         row("new", "new", new, new_QS),
-        row("adapted", "old", old, found.apply(new_QS)),
     ]
+    if found is not None:
+        rows.append(row("adapted", "old", old, found.apply(new_QS)))
     if pairs.new_NS.shape[1] == pairs.old_NT.shape[1]:
         rows.append(row("new", "old", old, new_QS))
-    return rows
+    return rows, right
 
 
 def _labels(pairs: Pairs, given_N: _Ints, judge_N: _Ints) -> tuple[_Ints, _Ints, npt.NDArray[np.bool_]]:

@@ -74,6 +74,12 @@ def fit_ridge(a_NS: Vectors, b_NT: Vectors, penalty: float) -> AffineMap:
     return _affine(mean_S, weight_ST.astype(np.float64), mean_T)
 
 
+def identity_map(dim: int) -> AffineMap:
+    """The map that changes nothing but, to the last digits, the length."""
+    zeros = np.zeros(dim, dtype=np.float32)
+    return AffineMap(shift_S=zeros, weight_ST=np.eye(dim, dtype=np.float32), offset_T=zeros)
+
+
 def _prepared(a_NS: Vectors, b_NT: Vectors, *, centred: bool) -> tuple[_Floats, _Floats, _Floats, _Floats]:
     """Both as float64, their means taken off where centred, and the means."""
     if a_NS.ndim != 2 or b_NT.ndim != 2 or len(a_NS) != len(b_NT) or len(a_NS) == 0:

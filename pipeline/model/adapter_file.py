@@ -7,7 +7,7 @@ was fitted, and what it reached on images kept back. One that was refused is kep
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -127,6 +127,15 @@ def read_adapters(store: ObjectStore) -> list[Adapter]:
         DataCorrupt: one is not what was written.
     """
     return [_read(store, stat.key) for stat in sorted(store.list_objects(layout.ADAPTERS), key=_by_key)]
+
+
+def damaged_adapters(store: ObjectStore) -> Iterator[tuple[str, str]]:
+    """Key and trouble of each adapter that is not what was written."""
+    for stat in sorted(store.list_objects(layout.ADAPTERS), key=_by_key):
+        try:
+            _read(store, stat.key).map()
+        except DataCorrupt as exc:
+            yield stat.key, exc.message
 
 
 def named_adapter(adapters: Sequence[Adapter], begins: str) -> Adapter:

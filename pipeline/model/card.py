@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import ModelError
-from pipeline.fingerprint import canonical_json
+from pipeline.fingerprint import canonical_json, sha256_hex
 from pipeline.values import Preprocess
 
 PREPROCESS_KEY = "bitsieve.preprocess"
@@ -21,13 +21,32 @@ MODEL_KEY = "bitsieve.model"
 T = TypeVar("T")
 
 
+def class_draw(name: str, seed: int) -> str:
+    """What decides whether a class is set apart from a training, smaller ones first: 64 hex digits."""
+    return sha256_hex(f"{seed}\0{name}".encode())
+
+
+class SetApart(BaseModel):
+    """Which classes, values of ``label``, had no part in a training: those with draws not above ``up_to``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    label: str
+    seed: int
+    up_to: str
+
+    def has(self, name: str) -> bool:
+        """Whether the class is one of them."""
+        return class_draw(name, self.seed) <= self.up_to
+
+
 class ModelCard(BaseModel):
     """The metadata key ``bitsieve.model``, schema 1.
 
     ``output`` names the graph output to use, ``dim`` its length. ``normalised`` says that the graph already
     gives unit length; otherwise the pipeline normalises. ``license`` is never guessed. ``source_sha256`` is
-    the file before wrapping; ``compatible_with`` names model ids whose vectors may be compared with these;
-    ``created`` is a date, as text, or empty.
+    the file before wrapping; ``compatible_with`` names model ids whose vectors it was trained to be compared
+    with, and ``set_apart`` the classes to judge that by; ``created`` is a date, as text, or empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -43,6 +62,7 @@ class ModelCard(BaseModel):
     train_data: str = ""
     source_sha256: str = ""
     compatible_with: tuple[str, ...] = ()
+    set_apart: SetApart | None = None
     created: str = ""
 
 
@@ -54,7 +74,7 @@ def to_metadata(card: ModelCard, preprocess: Preprocess) -> dict[str, str]:
     """Both values as metadata texts; equal values give equal texts."""
     return {
         PREPROCESS_KEY: canonical_json(asdict(preprocess)).decode(),
-        MODEL_KEY: canonical_json(card.model_dump(by_alias=True)).decode(),
+        MODEL_KEY: canonical_json(card.model_dump(by_alias=True, exclude_none=True)).decode(),
     }
 
 

@@ -3,7 +3,7 @@
 1. Snapshots of the collection: none is missing, each follows the one before it, a run occurs once.
 2. Bytes: every file of the snapshots in question is read from the store and hashed.
 3. Agreement: counts, ids, norms, encoder, codes, rows (`agreement`). Files found damaged are passed over.
-4. Receipts: each is whole, and what it names is there.
+4. Receipts: each is whole, and what it names is there. Adapters: each is whole.
 
 Nothing is written. A failing store is an error, not a finding.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import DataCorrupt, ModelError, ObjectMissing, StoreMismatch
 from pipeline.index.reduce import REDUCE_STAGE
+from pipeline.model.adapter_file import damaged_adapters
 from pipeline.model.file import read_model
 from pipeline.progress import Progress
 from pipeline.snapshot.agreement import Examiner
@@ -64,7 +65,7 @@ def read_history(store: ObjectStore, collection: str) -> tuple[list[Manifest], l
 def verify(
     store: ObjectStore, manifests: Sequence[Manifest], cache: Path, progress: Progress, *, deep: bool = False
 ) -> Verified:
-    """Looks at everything that ``manifests`` name, and at every receipt of the store.
+    """Looks at everything that ``manifests`` name, and at every receipt and adapter of the store.
 
     Args:
         store: holds them.
@@ -76,6 +77,9 @@ def verify(
     files = {one.file.key: one.file for manifest in manifests for one in snapshot_files(manifest.content)}
     findings = list(_bytes_findings(store, list(files.values()), progress))
     findings += _model_findings(store, {manifest.content.model.id for manifest in manifests})
+    findings += [
+        Finding(flaw=Flaw.UNREADABLE, key=key, detail=detail) for key, detail in damaged_adapters(store)
+    ]
     examiner = Examiner(store=store, cache=cache, damaged={one.key for one in findings}, deep=deep)
     progress.stage("examine", len(manifests), "snapshots")
     for done, manifest in enumerate(manifests, start=1):

@@ -8,18 +8,19 @@ import os
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import TrainConfig
 from pipeline.images.augment import Augment, augmented
 from pipeline.images.preprocess import Pixels, load_pixels
+from pipeline.index.mapped import create_array, npy_header
 from pipeline.model.session import EmbeddingSession
 from pipeline.train.packed import PackedImages
 from pipeline.train.settings import augment_of
@@ -114,6 +115,7 @@ def trunk_features(
 
     Raises:
         ModelError: the trunk cannot be run.
+        StorageError: the disk has no room for the features.
     """
     path = folder / f"{name}.features.npy"
     n_images = len(packed.kept)
@@ -121,12 +123,12 @@ def trunk_features(
         aside = path.with_suffix(f".{uuid.uuid4().hex}")
         cores = os.cpu_count() or 1
         try:
-            with (
-                EmbeddingSession(trunk, threads=cores, where="trunk") as session,
-                ThreadPoolExecutor(cores, "decode") as threads,
-            ):
+            with ExitStack() as opened:
+                session = opened.enter_context(EmbeddingSession(trunk, threads=cores, where="trunk"))
+                threads = opened.enter_context(ThreadPoolExecutor(cores, "decode"))
                 shape = (settings.views, n_images, session.model.card.dim)
-                features_VNF = open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+                header = npy_header(shape, np.float32)
+                features = opened.enter_context(create_array(aside, header, shape, np.float32))
                 spec, augment = session.model.preprocess, augment_of(settings)
 
                 def view(place: int, number: int) -> Pixels:
@@ -140,10 +142,8 @@ def trunk_features(
                     places = range(start, min(start + _BLOCK, n_images))
                     for number in range(settings.views):
                         pixels = list(threads.map(view, places, [number] * len(places)))
-                        features_VNF[number, start : start + len(places)] = session.run_raw(pixels)
+                        features.array[number, start : start + len(places)] = session.run_raw(pixels)
                     advance(places.stop)
-                features_VNF.flush()
-                del features_VNF
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from pipeline.train.packed import PackedImages, pack_images, plain_input
 from pipeline.train.ranks import Ranks
 from pipeline.train.results import training_result
 from pipeline.train.settings import augment_of, square, training_key
+from pipeline.train.stored import StoredVectors, set_apart
 from pipeline.values import DecodeLimits
 
 Advance = Callable[[str, int, int], None]  # what, done, total
@@ -37,7 +38,10 @@ def _nobody(_what: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainJob:
-    """All that a worker needs; ``trunk`` is the frozen ONNX model, if there is one."""
+    """All that a worker needs; ``trunk`` is the frozen ONNX model, if there is one.
+
+    ``older`` are the vectors of the model to stay comparable with, row by row of ``images``.
+    """
 
     settings: TrainConfig
     images: LabelledImages
@@ -46,6 +50,7 @@ class TrainJob:
     store: ObjectStore
     folder: Path
     trunk: bytes | None = None
+    older: StoredVectors | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
     def pack(self, advance: Advance = _nobody) -> PackedImages:
@@ -68,13 +73,17 @@ class TrainJob:
     def key(self) -> str:
         """The name of this training: what it is derived from."""
         trunk_id = "" if self.trunk is None else read_model(self.trunk, "trunk").model_id
-        return training_key(self.settings, self._data_digest(), trunk_id)
+        older = "" if self.older is None else digest(asdict(self.older.of))
+        return training_key(self.settings, self._data_digest(), trunk_id, older)
 
     def data(self, packed: PackedImages) -> Data:
         """Labels and split of the usable images."""
         usable = self.images.take(packed.kept)
         train, held = split_by_identity(usable, self.settings.validation_share, self.settings.seed)
-        return Data(labels=usable.labels, train=train, held=held, n_classes=len(usable.names))
+        older = None
+        if self.older is not None:
+            held, older = set_apart(usable, held, self.older.take(packed.kept), self.settings.seed)
+        return Data(labels=usable.labels, train=train, held=held, n_classes=len(usable.names), older=older)
 
     def examples(self, packed: PackedImages, advance: Advance = _nobody) -> Examples:
         """What the network takes."""

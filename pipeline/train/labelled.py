@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
 from pipeline.fingerprint import digest
+from pipeline.model.card import class_draw
 from pipeline.train.sampling import Labels
 
 
@@ -92,7 +93,7 @@ def split_by_identity(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows to train on and those to validate on, ascending; classes of single labels are on one side.
 
-    The classes with the smallest ``sha256(seed, name)`` are set apart, at least two and at most all but two.
+    The classes with the smallest ``class_draw`` are set apart, at least two and at most all but two.
     An image with many labels goes with the first of them; the others may be on both sides.
 
     Raises:
@@ -103,10 +104,7 @@ def split_by_identity(
             f"{len(images.names)} classes cannot be split into two to train on and two to validate on",
             fix="training needs images of at least four classes",
         )
-    order = sorted(
-        range(len(images.names)),
-        key=lambda number: hashlib.sha256(f"{seed}\0{images.names[number]}".encode()).digest(),
-    )
+    order = sorted(range(len(images.names)), key=lambda number: class_draw(images.names[number], seed))
     n_apart = min(max(2, round(share * len(order))), len(order) - 2)
     apart = np.zeros(len(order), dtype=bool)
     apart[order[:n_apart]] = True

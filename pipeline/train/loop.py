@@ -26,7 +26,7 @@ from pipeline.config import TrainConfig
 from pipeline.errors import UsageError
 from pipeline.storage import layout
 from pipeline.storage.store import ObjectStore
-from pipeline.train.checkpoint import load_weights, newest_checkpoint, save_checkpoint
+from pipeline.train.checkpoint import load_checkpoint, load_weights, newest_checkpoint, save_checkpoint
 from pipeline.train.examples import Examples, image_seed
 from pipeline.train.networks import EmbeddingNet
 from pipeline.train.objective import Objective, is_finite
@@ -34,6 +34,8 @@ from pipeline.train.optimise import make_optimizer, rate_at, set_rate
 from pipeline.train.ranks import Ranks
 from pipeline.train.sampling import BatchPlan, Labels
 from pipeline.train.settings import document
+from pipeline.train.stored import Older
+from pipeline.train.upgrade import Upgrade
 from pipeline.train.validate import Validation, validate
 
 _CURVE_POINTS = 2000
@@ -44,12 +46,16 @@ _LARGEST_GRADIENT = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Data:
-    """Labels of all usable images, and the places of those to train on and those to validate on."""
+    """Labels of all usable images, and the places of those to train on and those to validate on.
+
+    With an older model the best step is chosen on ``held``, and ``older.judge`` are further images apart.
+    """
 
     labels: Labels
     train: NDArray[np.int64]
     held: NDArray[np.int64]
     n_classes: int
+    older: Older | None = None
 
     @property
     def single_labels(self) -> bool:
@@ -62,16 +68,20 @@ class History:
     """What a training has come to: losses by step, validations by step, the best of them."""
 
     losses: list[tuple[int, float]] = field(default_factory=list)
-    validations: list[dict[str, float]] = field(default_factory=list)
+    validations: list[dict[str, Any]] = field(default_factory=list)
     best_step: int = 0
     best: float = -1.0
     worse_since: int = 0
 
-    def add(self, step: int, found: Validation) -> None:
-        """Takes up a validation."""
+    def add(self, step: int, found: Validation, on_older: Validation | None = None) -> None:
+        """Takes up a validation, by MAP@R; with an older model by the mean with MAP@R on its vectors."""
         self.validations.append({"step": step, **found.document()})
-        if found.map_at_r > self.best:
-            self.best, self.best_step, self.worse_since = found.map_at_r, step, 0
+        reached = found.map_at_r
+        if on_older is not None:
+            self.validations[-1]["on_older"] = on_older.document()
+            reached = (reached + on_older.map_at_r) / 2
+        if reached > self.best:
+            self.best, self.best_step, self.worse_since = reached, step, 0
         else:
             self.worse_since += 1
 
@@ -128,6 +138,7 @@ class Training:
         self.history = History()
         self.step = 0
         self._labels = torch.from_numpy(np.ascontiguousarray(data.labels)).to(device)
+        self.upgrade = None if data.older is None else Upgrade(settings, data.older, self._labels, data.train)
         self._store = store
         self._key = key
         self._device = device
@@ -167,7 +178,10 @@ class Training:
         rows = self._rows(self.step)
         self._train_mode()
         e_BD = self.ranks.gather(self._embedded(inputs))
-        loss = self.objective(e_BD, self._labels[torch.from_numpy(rows)], seed)
+        images_B = torch.from_numpy(rows).to(self._device)
+        loss = self.objective(e_BD, self._labels[images_B], images_B, seed)
+        if self.upgrade is not None:
+            loss = loss + self.upgrade.loss(e_BD.float(), images_B, seed)
         if not is_finite(loss):
             raise self._diverged(rows, float(loss.item()))
         self.optimizer.zero_grad()
@@ -196,7 +210,9 @@ class Training:
         """Judges the network on the validation images, each rank embedding its share; then a checkpoint."""
         e_ND = self._embed_all(self.data.held)
         found = validate(e_ND, self._labels[torch.from_numpy(self.data.held)], self.settings.shared_labels)
-        self.history.add(self.step, found)
+        self.history.add(
+            self.step, found, None if self.upgrade is None else self.upgrade.validate(e_ND, self.data.held)
+        )
         if self.ranks.number == 0:
             save_checkpoint(self._store, self._key, self.step, self._state(), {self.history.best_step})
             self._write("curves", self.history.document())
@@ -254,15 +270,25 @@ class Training:
             "steps": self.step,
             "stopped": "steps" if self.step >= self.settings.steps else "patience",
             "best_step": self.history.best_step,
+            "n_validations": len(self.history.validations),
             "untrained": first,
             "validation": best,
             "last": last,
             "settings": document(self.settings),
+            "older": self._judged(),
         }
         if self.ranks.number == 0:
             self._write("curves", self.history.document())
             self._write("result", result)
         return result
+
+    def _judged(self) -> dict[str, Any] | None:
+        """What the best step's vectors are to the older model's; None where there is none."""
+        if self.upgrade is None:
+            return None
+        state = load_checkpoint(self._store, self._key, self.history.best_step)
+        load_weights(self.net, state["net"], f"the checkpoint of step {state['step']}")
+        return self.upgrade.judge(self._embed_all, self.data.held)
 
     def _tell(self, *, now: bool = False) -> None:
         if self.ranks.number != 0 or (not now and time.monotonic() - self._told_s < _TELL_EVERY_S):

@@ -25,7 +25,7 @@ from pipeline.train.losses import (
 )
 from pipeline.train.memory import CrossBatchMemory
 from pipeline.train.mining import Miner, mine
-from pipeline.train.relation import with_memory, within
+from pipeline.train.relation import Relation, with_memory, within
 from pipeline.train.settings import has_classes
 
 _MARGINS = {
@@ -58,15 +58,18 @@ class Objective(nn.Module):
         self.auxiliary = AuxiliarySoftmax(head.first_dim, n_classes) if is_combined and n_classes else None
         self.n_mined = 0
 
-    def forward(self, e_BD: Tensor, labels_B: Tensor, seed: int) -> Tensor:
-        """The loss of unit vectors; remembers them. ``seed`` decides what miners draw."""
-        loss = self._main(e_BD.float(), labels_B, seed)
+    def forward(self, e_BD: Tensor, labels_B: Tensor, images_B: Tensor, seed: int) -> Tensor:
+        """The loss of unit vectors; remembers them.
+
+        ``images_B`` are the numbers of the images, ``seed`` decides what miners draw.
+        """
+        loss = self._main(e_BD.float(), labels_B, images_B, seed)
         if self.auxiliary is not None:
             loss = loss + self.auxiliary(e_BD.float(), labels_B)
-        self.memory.add(e_BD, labels_B)
+        self.memory.add(e_BD, labels_B, images_B)
         return loss
 
-    def _main(self, e_BD: Tensor, labels_B: Tensor, seed: int) -> Tensor:
+    def _main(self, e_BD: Tensor, labels_B: Tensor, images_B: Tensor, seed: int) -> Tensor:
         if self.classes is not None:
             return self.classes(e_BD, labels_B)
         if self.settings.loss == "multi-similarity":
@@ -74,13 +77,7 @@ class Objective(nn.Module):
         if self.settings.loss == "n-pair":
             anchors_N, positives_N = one_pair_each(labels_B, seed)
             return n_pair_loss(e_BD[anchors_N], e_BD[positives_N], scale=self.scale)
-        e_PD, labels_P = self.memory.recall(e_BD, labels_B)
-        at_least = self.settings.shared_labels
-        relation = (
-            within(labels_B, at_least)
-            if len(e_PD) == len(e_BD)
-            else with_memory(labels_B, labels_P[len(e_BD) :], at_least)
-        )
+        e_PD, relation = self._compared(e_BD, labels_B, images_B)
         if self.settings.loss == "contrastive":
             return contrastive_loss(e_BD, e_PD, relation, margin=self.margin)
         if self.settings.loss == "n-tuple":
@@ -91,6 +88,14 @@ class Objective(nn.Module):
         )
         self.n_mined = len(triplets)
         return triplet_loss(e_BD, e_PD, triplets, margin=self.margin)
+
+    def _compared(self, e_BD: Tensor, labels_B: Tensor, images_B: Tensor) -> tuple[Tensor, Relation]:
+        """What the batch is compared with: itself, then what is remembered."""
+        at_least, held = self.settings.shared_labels, self.memory.held
+        if held is None:
+            return e_BD, within(labels_B, at_least)
+        relation = with_memory(labels_B, held.labels_M, images_B, held.images_M, at_least)
+        return torch.cat([e_BD, held.e_MD.to(e_BD)]), relation
 
     def _class_loss(self, n_classes: int) -> Any:
         loss, dim = self.settings.loss, self.settings.dim

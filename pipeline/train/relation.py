@@ -16,13 +16,16 @@ class Relation:
     """Which of A anchors and P others are the same and which are different.
 
     ``own_A`` is the place of each anchor among the others, -1 if it is not there: no image is its own
-    partner.
+    partner. ``images``, the numbers of the images (-1 for those of the batch among the others), say which
+    pairs are one image as it is and as it was some steps ago; they are not the same either.
     """
 
     labels_A: Tensor
     labels_P: Tensor
     own_A: Tensor
     at_least: int = 1
+    images_A: Tensor | None = None
+    images_P: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuses labels that do not fit together."""
@@ -44,6 +47,8 @@ class Relation:
         at_home_A = torch.nonzero(own_A >= 0).squeeze(1)
         same_AP[at_home_A, own_A[at_home_A]] = False
         different_AP[at_home_A, own_A[at_home_A]] = False
+        if self.images_A is not None and self.images_P is not None:
+            same_AP &= self.images_A[start:stop, None] != self.images_P[None, :]
         return same_AP, different_AP
 
 
@@ -53,8 +58,16 @@ def within(labels_N: Tensor, at_least: int = 1) -> Relation:
     return Relation(labels_A=labels_N, labels_P=labels_N, own_A=own_N, at_least=at_least)
 
 
-def with_memory(labels_N: Tensor, remembered_M: Tensor, at_least: int = 1) -> Relation:
+def with_memory(
+    labels_N: Tensor, labels_M: Tensor, images_N: Tensor, images_M: Tensor, at_least: int = 1
+) -> Relation:
     """The images of a batch to themselves and to M remembered ones, which come after them."""
     own_N = torch.arange(len(labels_N), device=labels_N.device)
-    both_P = torch.cat([labels_N, remembered_M])
-    return Relation(labels_A=labels_N, labels_P=both_P, own_A=own_N, at_least=at_least)
+    return Relation(
+        labels_A=labels_N,
+        labels_P=torch.cat([labels_N, labels_M]),
+        own_A=own_N,
+        at_least=at_least,
+        images_A=images_N,
+        images_P=torch.cat([torch.full_like(images_N, -1), images_M]),
+    )

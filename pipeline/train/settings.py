@@ -7,19 +7,22 @@ from pipeline.fingerprint import task_key
 from pipeline.images.augment import Augment
 
 STAGE = "train"
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 ONNX = "onnx:"
 """What the name of a network begins with that is a frozen ONNX trunk under a head."""
-_NOT_LEARNED = {"workers", "cpus", "gpu"}
+_NOT_LEARNED = {"workers", "cpus", "gpu", "compatible_with"}
 _WITH_CLASSES = frozenset({"arcface", "proxy-anchor", "proxy-nca"})
 
 
-def training_key(config: TrainConfig, data_digest: str, trunk_id: str) -> str:
-    """The name of a training: what it is derived from. ``trunk_id`` is empty where all of it is trained."""
+def training_key(config: TrainConfig, data_digest: str, trunk_id: str, older_digest: str) -> str:
+    """The name of a training: what it is derived from.
+
+    ``trunk_id`` is empty where all of it is trained, ``older_digest`` where there is no older model.
+    """
     facts = config.model_dump(mode="json", exclude=_NOT_LEARNED)
     if trunk_id:
         facts["network"] = ONNX  # the file's name does not matter
-    return task_key(STAGE, STAGE_VERSION, facts, [data_digest, trunk_id])
+    return task_key(STAGE, STAGE_VERSION, facts, [data_digest, trunk_id, older_digest])
 
 
 def document(config: TrainConfig) -> dict[str, Any]:

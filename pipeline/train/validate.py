@@ -30,18 +30,21 @@ class Validation:
         return asdict(self)
 
 
-def validate(e_ND: Tensor, labels_N: Tensor, at_least: int = 1) -> Validation:
+def validate(e_ND: Tensor, labels_N: Tensor, at_least: int = 1, base_ND: Tensor | None = None) -> Validation:
     """Judges unit vectors by the labels of their nearest; ties go to the earlier row.
+
+    With ``base_ND``, vectors of the same images by another model, the nearest are looked for among those.
 
     Raises:
         ValueError: no image has a partner.
     """
     relation = within(labels_N, at_least)
+    base_ND = e_ND if base_ND is None else base_ND
     first, precision, distance, queries, pairs = 0.0, 0.0, 0.0, 0, 0
     with torch.no_grad():
         for start in range(0, len(e_ND), _BLOCK):
             stop = min(start + _BLOCK, len(e_ND))
-            hits_AP, d2_AP = _ranked(e_ND, relation, start, stop)
+            hits_AP, d2_AP = _ranked(e_ND, base_ND, relation, start, stop)
             relevant_A = hits_AP.sum(dim=1)
             asking_A = relevant_A > 0
             ranks_P = torch.arange(1, hits_AP.shape[1] + 1, device=e_ND.device)
@@ -63,9 +66,11 @@ def validate(e_ND: Tensor, labels_N: Tensor, at_least: int = 1) -> Validation:
     )
 
 
-def _ranked(e_ND: Tensor, relation: Relation, start: int, stop: int) -> tuple[Tensor, Tensor]:
+def _ranked(
+    e_ND: Tensor, base_ND: Tensor, relation: Relation, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
     """Whether the image at each rank is the same, the query itself last; and squared distances."""
-    d2_AP = squared_distances(e_ND[start:stop], e_ND)
+    d2_AP = squared_distances(e_ND[start:stop], base_ND)
     same_AP, _ = relation.rows(start, stop)
     own_A = torch.arange(stop - start, device=e_ND.device)
     d2_AP[own_A, own_A + start] = torch.inf

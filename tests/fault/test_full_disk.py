@@ -120,8 +120,36 @@ except StorageError as exc:
 """
 
 
-def test_index_shard_that_the_disk_has_no_room_for_is_an_error_and_ends_no_process(
-    make_disk: MakeDisk, tmp_path: Path
+_TRUNK = """
+import sys
+from pathlib import Path
+import numpy as np
+from pipeline.config import TrainConfig
+from pipeline.errors import StorageError
+from pipeline.train.examples import trunk_features
+from pipeline.train.packed import PackedImages
+from pipeline.values import DecodeLimits
+from tests.support.models import pool_model
+from tests.support.tiny_catalogs import jpeg
+
+place, data = Path(sys.argv[1]), jpeg(1)
+packed = place.parent.parent / "images"
+packed.write_bytes(data * 10_000)
+starts = np.arange(10_001) * len(data)
+images = PackedImages(path=packed, kept=np.arange(10_000), starts=starts, rejected={})
+try:
+    trunk_features(
+        images, pool_model(), settings=TrainConfig(), name="vectors.npy", folder=place.parent,
+        limits=DecodeLimits(), advance=lambda _: None,
+    )
+except StorageError as exc:
+    print(exc.message)
+"""
+
+
+@pytest.mark.parametrize("script", [_BUILDER, _TRUNK], ids=["an index shard", "features of a training"])
+def test_mapped_file_that_the_disk_has_no_room_for_is_an_error_and_ends_no_process(
+    script: str, make_disk: MakeDisk, tmp_path: Path
 ) -> None:
     """Pages of a mapped file that find no room would be a bus error."""
     with make_disk(tmp_path / "cache", 64) as disk:
@@ -130,8 +158,9 @@ def test_index_shard_that_the_disk_has_no_room_for_is_an_error_and_ends_no_proce
             capture_output=True,
             text=True,
             check=True,
+            cwd=Path(__file__).parents[2],
         )
-    assert "vectors.npy could not be written: no space left" in done.stdout
+    assert "could not be written: no space left" in done.stdout
 
 
 _WRITER = """

@@ -1,5 +1,6 @@
 """Adapters between models: known rotations come back, useless ones are refused, search takes a named one."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
+from PIL import Image
 
 from jobs.cli import run
 from pipeline.errors import DataCorrupt, StoreMismatch, UsageError
-from pipeline.evaluate.adaptation import Pairs, fit_adapter
+from pipeline.evaluate.adaptation import Fitted, Pairs, fit_adapter, judge_unmapped
 from pipeline.model.adapter import fit_procrustes, fit_ridge
 from pipeline.model.adapter_file import named_adapter, read_adapters
-from pipeline.model.file import wrap_model
+from pipeline.model.card import SetApart
+from pipeline.model.file import read_model, wrap_model
 from pipeline.storage import layout
 from pipeline.storage.local import LocalStore
 from tests.support.index_shards import unit_rows
-from tests.support.models import PLAIN, card, graph_bytes, pool_nodes
+from tests.support.models import PLAIN, card, graph_bytes, pool_model, pool_nodes
 from tests.support.nights import Collection
 from tests.support.tiny_catalogs import jpeg, write_parquet
 
@@ -119,6 +122,32 @@ def test_model_that_has_nothing_to_do_with_the_old_one_is_refused() -> None:
     assert fitted.matrix[2].recall_at_10.mean < 0.3
 
 
+def judged(new_NS: np.ndarray, old_NT: np.ndarray, code_N: np.ndarray) -> Fitted:
+    return judge_unmapped(pairs(new_NS, old_NT, code_N), np.flatnonzero(code_N < 60), 0.9, 0)
+
+
+def test_model_that_finds_more_in_the_old_space_needs_no_map_and_one_that_finds_less_is_refused() -> None:
+    clear_ND, code_N = identities(100, 8)
+    noise_ND = np.random.default_rng(9).standard_normal((2, *clear_ND.shape))
+    old_NT = unit(clear_ND + 0.35 * noise_ND[0])
+    better = judged(unit(clear_ND + 0.1 * noise_ND[1]), old_NT, code_N)
+    assert [(row.query, row.base) for row in better.matrix] == [
+        ("old", "old"),
+        ("new", "new"),
+        ("new", "old"),
+    ]
+    assert (better.accepted, better.compatible, better.method, better.n_judged) == (True, True, "none", 240)
+    np.testing.assert_allclose(better.map.apply(old_NT), old_NT, atol=1e-6)
+    worse = judged(unit(clear_ND + 0.6 * noise_ND[1]), old_NT, code_N)
+    assert (worse.accepted, worse.compatible) == (False, False)
+    turned = judged(unit(clear_ND @ rotation(8, 4)), old_NT, code_N)
+    assert not turned.accepted
+    with pytest.raises(UsageError, match="the new model has 8 dimensions, the old one 7"):
+        judged(clear_ND, unit(clear_ND[:, :7]), code_N)
+    with pytest.raises(UsageError, match="0 images can judge"):
+        judge_unmapped(pairs(old_NT, old_NT, None), np.arange(30), 0.9, 0)
+
+
 def test_images_that_are_known_by_heart_do_not_judge() -> None:
     """Vectors of the new model are noise but for the identity: who sees a twin of a judged image knows it."""
     code_N = np.repeat(np.arange(60), 10)
@@ -139,11 +168,19 @@ def test_vectors_of_other_dimensions_are_refused() -> None:
         fit_procrustes(x_ND, x_ND, centred=False).apply(unit_rows(3, 5, 1))
 
 
-def turned_model() -> bytes:
-    """The plain model, its vectors turned: what a second training may well give."""
+def turned_model(turn: np.ndarray = TURN, **facts: Any) -> bytes:
+    """The plain model, its vectors turned: what a second training may well give; ``facts`` for its card."""
     nodes = [*pool_nodes(target="flat"), helper.make_node("MatMul", ["flat", "turn"], ["embedding"])]
-    weights = {"turn": TURN.astype(np.float32)}
-    return wrap_model(graph_bytes(nodes, weights=weights), card(name="turned"), PLAIN)
+    weights = {"turn": turn.astype(np.float32)}
+    own = card(name="turned").model_copy(update=facts)
+    return wrap_model(graph_bytes(nodes, weights=weights), own, PLAIN)
+
+
+def tint(number: int) -> str:
+    """A class that the plain model can know: where the mean colour points to, roughly."""
+    with Image.open(io.BytesIO(jpeg(number))) as image:
+        colour_C = np.asarray(image, dtype=np.float64).mean(axis=(0, 1))
+    return str(np.round(6 * colour_C / np.linalg.norm(colour_C)).astype(int).tolist())
 
 
 class Shop:
@@ -157,22 +194,26 @@ class Shop:
             "image_id": [f"i{n:03d}" for n in numbers],
             "image": [jpeg(n) for n in numbers],
             "product": [f"p{n // 2}" for n in numbers],
+            "tint": [tint(n) for n in numbers],
         }
         write_parquet(self.made.source / "shop.parquet", columns)
         self.made.night(label="product")
-        self.made.use(turned_model())
-        self.made.night(collection="canary")
-        self.new = str(folder / "model.onnx")
+        self.embed("canary", turned_model())
+        (folder / "canary.onnx").write_bytes(turned_model())
+        self.new = str(folder / "canary.onnx")
         self.query = folder / "q.jpg"
         self.query.write_bytes(jpeg(3))
 
-    def fit(self, *more: str) -> int:
-        return run(
-            ["adapter", "fit", "--store", self.store, "--from", "canary", "--to", "main", "--json", *more]
-        )
+    def embed(self, collection: str, model: bytes) -> None:
+        self.made.use(model)
+        self.made.night(collection=collection)
 
-    def search(self, query: object, *more: str) -> int:
-        return run(["search", str(query), "--store", self.store, "-k", "1", "--exact", "--json", *more])
+    def fit(self, *more: str, new: str = "canary") -> int:
+        return run(["adapter", "fit", "--store", self.store, "--from", new, "--to", "main", "--json", *more])
+
+    def search(self, query: object, *more: object) -> int:
+        asked = ["search", str(query), "--store", self.store, "-k", "1", "--exact", "--json"]
+        return run([*asked, *map(str, more)])
 
 
 @pytest.fixture(scope="module")
@@ -220,13 +261,44 @@ def test_new_queries_search_an_old_snapshot_through_a_named_adapter_only(
     assert said(capfd)["matrix"][2]["recall_at_10"]["mean"] == 1
 
 
+def test_model_that_was_trained_beside_the_old_one_searches_its_snapshot_once_it_is_judged(
+    shop: Shop, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unmapped = ("--method", "none", "--label", "tint")
+    facts: dict[str, Any] = {
+        "compatible_with": (read_model(pool_model(), "plain").model_id,),
+        "set_apart": SetApart(label="tint", seed=0, up_to="9" * 64),  # more than half of the classes
+    }
+    assert shop.fit(*unmapped) == 2
+    assert "was not trained to be comparable" in said(capfd)["error"]["message"]
+
+    shop.embed("claims", turned_model(**facts))
+    assert shop.fit(*unmapped, new="claims") == 3
+    assert said(capfd)["error"]["kind"] == "gate"
+    assert shop.fit("--method", "none", new="claims") == 2
+    assert "trained by the label 'tint', this would judge it by 'product'" in said(capfd)["error"]["message"]
+
+    like = turned_model(np.eye(3), **facts)
+    shop.embed("like", like)
+    file = tmp_path / "like.onnx"
+    file.write_bytes(like)
+    assert shop.search(shop.query, "--model", file) == 2
+    assert "adapter fit" in said(capfd)["error"]["fix"]
+    assert shop.fit(*unmapped, new="like") == 0
+    made = said(capfd)
+    assert (made["method"], made["n_fitted"]) == ("none", 0)
+    assert 20 < made["n_judged"] < made["n_common"]
+    assert shop.search(shop.query, "--model", file, "--adapter", made["adapter"]) == 0
+    assert said(capfd)["results"][0]["matches"][0]["id"] == "i003"
+
+
 def test_refused_adapter_is_listed_and_not_searched_with(
     shop: Shop, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert shop.fit("--least-share", "1") == 3
     assert said(capfd)["error"]["kind"] == "gate"
     assert run(["adapter", "list", "--store", shop.store, "--json"]) == 0
-    (refused,) = [one for one in said(capfd)["adapters"] if not one["accepted"]]
+    refused = next(one for one in said(capfd)["adapters"] if not one["accepted"] and one["method"] != "none")
     assert shop.search(shop.query, "--adapter", refused["adapter"]) == 2
     assert "was refused: recall@10" in said(capfd)["error"]["message"]
     assert run(["adapter", "list", "--store", shop.store]) == 0
@@ -264,6 +336,17 @@ def test_damaged_adapter_is_found(shop: Shop, tmp_path: Path, capfd: pytest.Capt
     store = LocalStore(tmp_path)
     store.put(key, data)
     (adapter,) = read_adapters(store)
+    verify = ["verify", "--store", shop.store, "--sample", "0", "--json"]
+    assert run(verify) == 0
+    capfd.readouterr()
+    broken = layout.adapter("0" * 64)
+    LocalStore(shop.store).put(broken, data)
+    try:
+        assert run(verify) == 1
+        (finding,) = said(capfd)["findings"]
+        assert (finding["key"], finding["flaw"]) == (broken, "unreadable")
+    finally:
+        LocalStore(shop.store).delete(broken)
     with pytest.raises(StoreMismatch, match="0 adapters of the store begin with 'zz'"):
         named_adapter([adapter], "zz")
     store.put(key, data.replace(b'"accepted":true', b'"accepted":null'))

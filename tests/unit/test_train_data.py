@@ -16,6 +16,7 @@ from pipeline.train.job import TrainJob
 from pipeline.train.labelled import LabelledImages, labelled_images, split_by_identity
 from pipeline.train.packed import pack_images, plain_input
 from pipeline.train.sampling import BatchPlan
+from pipeline.train.stored import OlderModel, StoredVectors
 from pipeline.values import DecodeLimits
 from tests.support.pictures import jpeg
 from tests.support.tiny_catalogs import GARBAGE, list_of, write_folder
@@ -151,13 +152,18 @@ def test_pack_keeps_what_can_be_decoded_and_counts_the_rest(tmp_path: Path) -> N
     assert pack() == list(files.values())  # out of the pack
 
 
-def test_other_limits_of_decoding_are_another_pack_and_another_training(tmp_path: Path) -> None:
+def older_of(snapshot: str) -> StoredVectors:
+    of = OlderModel(model_id="0", name="old", collection="main", snapshot=snapshot, label="product")
+    return StoredVectors(of=of, x_ND=np.ones((8, 2), dtype=np.float32), has_N=np.ones(8, dtype=bool))
+
+
+def test_other_limits_of_decoding_or_older_vectors_are_another_training(tmp_path: Path) -> None:
     folder = write_folder(
         tmp_path / "photos", {f"{name}/{n}.jpg": jpeg(30, 40, seed=n) for name in "abcd" for n in range(2)}
     )
     images = labelled_images(list_of(folder, tmp_path).images(), "@folder")
 
-    def job(**limits: int) -> TrainJob:
+    def job(older: StoredVectors | None = None, **limits: int) -> TrainJob:
         return TrainJob(
             settings=TrainConfig(size=(16, 16)),
             images=images,
@@ -165,6 +171,7 @@ def test_other_limits_of_decoding_are_another_pack_and_another_training(tmp_path
             spec=SourceSpec(uri=str(folder)),
             store=LocalStore(tmp_path / "store"),
             folder=tmp_path / "cache",
+            older=older,
             limits=DecodeLimits(**limits),
         )
 
@@ -172,6 +179,8 @@ def test_other_limits_of_decoding_are_another_pack_and_another_training(tmp_path
         job(max_side_px=20).pack()
     assert job().pack().rejected == {}
     assert job().key() != job(max_side_px=20).key()
+    keys = {job(older_of(snapshot)).key() for snapshot in ("1", "2", "2")}
+    assert len(keys | {job().key()}) == 3
 
 
 def test_changes_of_an_image_follow_from_the_seed_and_none_change_nothing() -> None:

@@ -15,6 +15,7 @@ from pipeline.train.losses import (
     n_tuple_loss,
     triplet_loss,
 )
+from pipeline.train.memory import CrossBatchMemory
 from pipeline.train.mining import Miner, Triplets, mine, squared_distances
 from pipeline.train.relation import with_memory, within
 
@@ -171,13 +172,30 @@ def test_distances_to_a_memory_count_and_an_image_is_not_its_own_partner() -> No
     e_ND, labels_N = random_batch(20)
     memory_MD, remembered_M = random_batch(30, seed=1)
     both_PD = torch.cat([e_ND, memory_MD])
-    relation = with_memory(labels_N, remembered_M)
+    relation = with_memory(labels_N, remembered_M, torch.arange(20), torch.arange(20, 50))
     triplets = mine(e_ND, both_PD, relation, Miner.ALL)
     labels_P = torch.cat([labels_N, remembered_M])
     assert (triplets.positive_T != triplets.anchor_T).all()
     assert (labels_P[triplets.positive_T] == labels_N[triplets.anchor_T]).all()
     assert (labels_P[triplets.negative_T] != labels_N[triplets.anchor_T]).all()
     assert int(triplets.negative_T.max()) >= 20
+
+
+def test_older_vector_of_an_image_is_no_partner_of_it() -> None:
+    memory = CrossBatchMemory(5)
+    e_BD, labels_B, images_B = at(0, 30, 90), torch.tensor([0, 0, 1]), torch.tensor([7, 8, 9])
+    memory.add(e_BD, labels_B, images_B)
+    memory.add(at(5, 35, 95), labels_B, images_B)
+    assert memory.held is not None
+    again = CrossBatchMemory(5)
+    again.load(memory.state())
+    assert again.held is not None
+    assert again.held.images_M.tolist() == [8, 9, 7, 8, 9]  # the oldest is forgotten
+    relation = with_memory(labels_B, again.held.labels_M, images_B, again.held.images_M)
+    same_AP, different_AP = relation.rows(0, 3)
+    assert torch.nonzero(same_AP).tolist() == [[0, 1], [0, 3], [0, 6], [1, 0], [1, 5]]
+    assert not same_AP[2].any()
+    assert different_AP.sum(dim=1).tolist() == [3, 3, 5]
 
 
 def test_images_with_many_labels_are_related_by_how_many_they_share() -> None:
