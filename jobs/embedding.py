@@ -20,6 +20,7 @@ from pipeline.fingerprint import digest
 from pipeline.model.described import Model
 from pipeline.snapshot.evolve import Parent
 from pipeline.snapshot.manifest import PartRef
+from pipeline.storage import traffic
 from pipeline.storage.receipts import Receipt, read_receipt
 from pipeline.values import COSTLY_REASONS, SOURCE_REASONS, DecodeLimits
 
@@ -153,6 +154,8 @@ def _with_receipts(
 def _count(run: Run, shard: ImageShard, receipt: Receipt) -> None:
     """Adds a task's images, bytes and seconds to the run's and to the cluster's metrics."""
     n_bytes, seconds = _n_bytes(shard), receipt.facts.get("seconds", {})
+    run.traffic.update(receipt.facts.get("requests", {}))
+    run.traffic[traffic.BYTES] += receipt.facts.get("bytes_read", 0)
     run.bytes_read += n_bytes
     run.measure(BYTES, n_bytes, direction="read")
     run.measure(WORKERS, run.embed_workers)

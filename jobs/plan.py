@@ -8,7 +8,7 @@ included.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +26,14 @@ from jobs.prediction import predict, work_id
 from jobs.reembed import embedded_again
 from jobs.run import Run
 from jobs.session import open_run
+from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.read import RANGE_BYTES
 from pipeline.config import PricesConfig, load_catalog
 from pipeline.embed.probe import EmbedCost, measure
 from pipeline.index.sample import seeded_order
 from pipeline.model.session import EmbeddingSession
 from pipeline.storage.probe import prepare_store
+from pipeline.storage.traffic import BYTES
 
 _KEYS_A_LISTING = 1000
 _WRITES_A_SHARD = 3  # part, rejects, receipt
@@ -85,7 +87,7 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
     seconds = fresh.num_rows / rate / workers if rate else 0.0
     shards = image_shards(run, listed)
     again = embedded_again(listed, model)
-    requests = _requests(listed, n_bytes, len(shards))
+    requests = _requests(listed, n_bytes, shards)
     result: dict[str, Any] = {
         "images": {
             "listed": listed.catalog.n_listed,
@@ -112,7 +114,7 @@ def plan(run: Run, *, probe: int, workers: int, deadline_h: float | None) -> dic
         "cost": money(run.config.prices, requests, n_bytes, seconds * workers / 3600),
         "deadline": _deadline(fresh.num_rows, cost, deadline_h),
     }
-    predict(run.store, work_id(shards, embed_settings(run, model)), rate)
+    predict(run.store, work_id(shards, embed_settings(run, model)), rate, {**requests, BYTES: n_bytes})
     run.events.record("planned", **result)
     run.ended = "planned"
     return result
@@ -125,14 +127,14 @@ def _probe(run: Run, fresh: pa.Table, model_id: str, probe: int) -> EmbedCost:
         return measure(run.source, run.source_spec, fresh.take(pa.array(chosen)), session)
 
 
-def _requests(listed: Listed, n_bytes: int, n_shards: int) -> dict[str, int]:
+def _requests(listed: Listed, n_bytes: int, shards: Sequence[ImageShard]) -> dict[str, int]:
     fresh, everything = listed.change.fresh, listed.catalog.table
     return count_requests(
         n_keys=_n_single(everything) + _n_containers(everything),
         n_single=_n_single(fresh),
-        n_containers=_n_containers(fresh),
+        n_containers=sum(_n_containers(shard.table) for shard in shards),
         n_bytes=n_bytes,
-        n_shards=n_shards,
+        n_shards=len(shards),
     )
 
 
@@ -150,7 +152,7 @@ def count_requests(
     """Requests as the readers and writers make them; on a local store they cost nothing but tell the work.
 
     ``n_keys`` are listed; of the images to embed ``n_single`` are objects of their own, and the others lie in
-    ``n_containers``. ``n_bytes`` are those of all images to embed.
+    ``n_containers``, one in two shards counted twice. ``n_bytes`` are those of all images to embed.
     """
     ranges = max(n_containers, math.ceil(n_bytes / RANGE_BYTES)) if n_containers else 0
     return {

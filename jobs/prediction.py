@@ -1,13 +1,12 @@
 """What ``plan`` predicted of the embedding of some images, kept in the store until a run has done it.
 
 A prediction is found by the work that it speaks of, the embed keys of all image shards, so a run compares
-itself only with a plan of exactly what it does. What is compared is speed: how many images and bytes there
-are is the same listing both times.
+itself only with a plan of exactly what it does: speed, requests and bytes.
 """
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jobs.run import Compared, Run, utc_now
 from pipeline.catalog.plan import ImageShard
@@ -16,6 +15,7 @@ from pipeline.errors import ObjectMissing
 from pipeline.fingerprint import digest
 from pipeline.storage import layout
 from pipeline.storage.store import ObjectStore
+from pipeline.storage.traffic import LIST
 
 
 def work_id(shards: Sequence[ImageShard], settings: EmbedSettings) -> str:
@@ -23,9 +23,13 @@ def work_id(shards: Sequence[ImageShard], settings: EmbedSettings) -> str:
     return digest(sorted(embed_key(shard, settings) for shard in shards))
 
 
-def predict(store: ObjectStore, work: str, images_per_s: float) -> None:
-    """Keeps that one worker does ``images_per_s`` of this work."""
-    document = {"images_per_s_per_worker": images_per_s, "planned": utc_now().isoformat()}
+def predict(store: ObjectStore, work: str, images_per_s: float, traffic: Mapping[str, int]) -> None:
+    """Keeps that one worker does ``images_per_s`` of this work, and what all of it asks for."""
+    document = {
+        "images_per_s_per_worker": images_per_s,
+        "traffic": dict(traffic),
+        "planned": utc_now().isoformat(),
+    }
     store.put(layout.prediction(work), json.dumps(document).encode())
 
 
@@ -40,12 +44,15 @@ def compare(run: Run, work: str, n_images: int) -> Compared | None:
     with contextlib.suppress(ObjectMissing):
         found = json.loads(run.store.get(layout.prediction(work)))
         per_s = found["images_per_s_per_worker"]
-        if per_s > 0:
+        if per_s > 0 and "traffic" in found:
+            lists = run.source.traffic.so_far()[LIST]
             return Compared(
                 predicted_s=n_images / per_s / run.embed_workers,
                 actual_s=run.embed_seconds.get("wall", 0.0) / run.embed_workers,
                 images=n_images,
                 workers=run.embed_workers,
                 planned=found["planned"],
+                predicted=found["traffic"],
+                actual=dict(run.traffic) | ({LIST: lists} if lists else {}),
             )
     return None

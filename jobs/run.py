@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,20 +29,28 @@ _SOFTWARE = ("bitsieve", "ray", "numpy", "pyarrow", "pillow", "onnxruntime", "fa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """What the workers of a run took for its images, beside what was predicted for as many workers."""
+    """What the workers of a run took for its images, beside what was predicted for as many workers.
+
+    ``predicted`` and ``actual`` have the requests by kind and the bytes read; of a local source lists are not
+    counted, and missing.
+    """
 
     predicted_s: float
     actual_s: float
     images: int
     workers: int
     planned: str
+    predicted: Mapping[str, int]
+    actual: Mapping[str, int]
 
     def in_words(self) -> str:
-        """One line for the end of a run."""
+        """Two lines for the end of a run."""
         ratio = self.actual_s / self.predicted_s
+        counts = ", ".join(f"{kind} {self.predicted[kind]} : {count}" for kind, count in self.actual.items())
         return (
             f"predicted {self.predicted_s:.1f} s on {self.workers} workers for {self.images} images, "
-            f"took {self.actual_s:.1f} s: {ratio:.2f} times the prediction"
+            f"took {self.actual_s:.1f} s: {ratio:.2f} times the prediction\n"
+            f"requests and bytes, predicted : actual: {counts}"
         )
 
 
@@ -59,8 +68,9 @@ class Run:
     """One run of a job.
 
     ``seconds`` is the time of each stage, ``bytes_written`` what its tasks wrote; ``embed_seconds`` and
-    ``images_now`` (by outcome) are what the embedding tasks of this sitting say of themselves; ``ended`` is
-    how the run ended, in a word.
+    ``images_now`` (by outcome) are what the embedding tasks of this sitting say of themselves,
+    and ``traffic`` what they asked for, by the kinds of ``storage.traffic``; ``ended`` is how the run ended,
+    in a word.
     """
 
     run_id: str
@@ -78,6 +88,7 @@ class Run:
     embed_workers: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    traffic: Counter[str] = field(default_factory=Counter)
     ended: str = ""
     compared: Compared | None = None
     drift: Drift | None = None

@@ -1,8 +1,9 @@
 """One stage of embedding alone, with all cores: what no overlap can beat. Prints one JSON line.
 
-``decode`` decodes and prepares images that are in memory; ``infer`` runs the model on prepared images;
-``fetch`` reads the source the way our workers do; ``fetch_bare`` reads it with plain GETs on ``threads``
-threads. The CPU time of all processes is reported beside the clock's: stages share the cores.
+``decode`` decodes and prepares images that are in memory, the same ones again where all would take too much;
+``infer`` runs the model on prepared images; ``fetch`` reads the source the way our workers do; ``fetch_bare``
+reads it with plain GETs on ``threads`` threads. The CPU time of all processes is reported beside the clock's:
+stages share the cores.
 """
 
 import json
@@ -12,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from pipeline.values import DecodeLimits
 _THREADS = 16
 _RANGE_BYTES = 8 << 20
 _PREPARED = 64
+_HELD_BYTES = 256 << 20
 
 Asked = dict[str, Any]
 Work = Callable[[], int]  # does this process's share; how many images
@@ -64,21 +68,27 @@ def _run(asked: Asked, ready: Any, counts: Any) -> None:
 def _images(asked: Asked) -> list[bytes]:
     tars = tuple(Path(tar) for tar in asked["tars"])
     images = ImageSet(name="", source="", tars=tars, n_images=asked["n_images"])
-    every = enumerate(data for _, data in members(images))
-    return [data for number, data in every if number % asked["processes"] == asked["number"]]
+    held: list[bytes] = []
+    left_bytes = _HELD_BYTES
+    for number, (_, data) in enumerate(members(images)):
+        if number % asked["processes"] == asked["number"]:
+            held.append(data)
+            left_bytes -= len(data)
+        if left_bytes <= 0:
+            break
+    return held
 
 
 def _decode(asked: Asked) -> Work:
     spec = read_model(Path(asked["model"]).read_bytes(), asked["model"]).preprocess
     images, limits = _images(asked), DecodeLimits()
+    n_images: int = asked["n_images"] // asked["processes"]
 
     def work() -> int:
-        for data in images:
-            try:
+        for data in islice(cycle(images), n_images):
+            with suppress(ImageRejected):
                 load_pixels(data, spec, limits)
-            except ImageRejected:
-                continue
-        return len(images)
+        return n_images
 
     return work
 

@@ -40,7 +40,8 @@ app.command("metrics", epilog=measures_bench.EXAMPLE)(measures_bench.command)
 app.command("exact", epilog=exact_bench.EXAMPLE)(exact_bench.command)
 
 _QUICK_PRODUCTS, _PRODUCTS = 40, 300
-_QUICK_PHOTOS, _PHOTOS = 24, 300
+_QUICK_PHOTOS, _PHOTOS = 24, 3_000
+_LATENCY_IMAGES = 12_000
 _QUICK_OBJECTS, _OBJECTS = 200, 10_000
 
 
@@ -136,7 +137,7 @@ def embed(
         if Set.DECODE_BOUND in chosen:
             result["decode_bound"] = decode_bound(plan, _QUICK_PHOTOS if quick else _PHOTOS)
         if Set.LATENCY in chosen:
-            result["latency"] = latency(plan, image_set, s3)
+            result["latency"] = latency(plan, image_set, s3, 1 if quick else _LATENCY_IMAGES)
         if Set.SMALL_OBJECTS in chosen:
             n_objects = objects or (_QUICK_OBJECTS if quick else _OBJECTS)
             result["small_objects"] = small_objects(plan, image_set, s3, n_objects, tune=not quick)

@@ -37,6 +37,10 @@ class Doomed(Generic[Task, Result]):
                 timer.cancel()
             self._task_s.append(time.perf_counter() - started)
 
+    def expect(self, task: Any) -> None:
+        """See ``ExpectantWorker``."""
+        self._worker.expect(task)  # type: ignore[attr-defined]
+
     def run_carefully(self, task: Any) -> Any:
         """See ``CarefulWorker``: what the one that died had begun."""
         return self._worker.run_carefully(task)  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ from pipeline.storage.open import open_store
 from pipeline.values import Preprocess
 
 PHOTO_PX = (2048, 1536)
+_DISTINCT_PHOTOS = 60
 _TILE_PX = 160
 _ATTRIBUTES = frozenset({"json", "cls", "txt"})
 
@@ -137,21 +138,30 @@ def source_set(uri: str, folder: Path) -> ImageSet:
 
 
 def photo_set(folder: Path, n_images: int) -> ImageSet:
-    """Generated photos of three megapixels, about 1 MB each, in six tars."""
-    drawn = random.Random(0)  # noqa: S311 - a seeded picture, not a secret
-    tiles = [render_product(product, view) for product in range(8) for view in range(4)]
+    """Generated photos of three megapixels, about 400 kB each, in six tars.
+
+    After the first 60 they come again under new ids, with a few bytes after their end.
+    """
+    photos = list(_photos(min(n_images, _DISTINCT_PHOTOS)))
     folder.mkdir(parents=True)
     n_tars = 6
     tars = [folder / f"photo-{number:05d}.tar" for number in range(n_tars)]
     for number, path in enumerate(tars):
         with tarfile.open(path, "w") as tar:
             for image in range(number, n_images, n_tars):
-                sheet = drawn.choice(tiles).resize(PHOTO_PX)
-                for left in range(0, PHOTO_PX[0], _TILE_PX):
-                    for top in range(0, PHOTO_PX[1], _TILE_PX):
-                        sheet.paste(drawn.choice(tiles), (left, top))
-                _add(tar, f"photo{image:05d}.jpg", recompress_jpeg(sheet, 88))
+                _add(tar, f"photo{image:05d}.jpg", photos[image % len(photos)] + b"photo%06d" % image)
     return local_set("decode-bound", folder, tars)
+
+
+def _photos(n_photos: int) -> Iterator[bytes]:
+    drawn = random.Random(0)  # noqa: S311 - a seeded picture, not a secret
+    tiles = [render_product(product, view) for product in range(8) for view in range(4)]
+    for _ in range(n_photos):
+        sheet = drawn.choice(tiles).resize(PHOTO_PX)
+        for left in range(0, PHOTO_PX[0], _TILE_PX):
+            for top in range(0, PHOTO_PX[1], _TILE_PX):
+                sheet.paste(drawn.choice(tiles), (left, top))
+        yield recompress_jpeg(sheet, 88)
 
 
 def repeated_set(images: ImageSet, times: int, folder: Path) -> ImageSet:

@@ -1,7 +1,9 @@
 """Where overlap must show: sets on which one stage is the bound, ours against the slowest stage alone.
 
 The ratio is max(decode alone, infer alone, fetch alone) / ours, in seconds, 1 at best; fetch alone is the
-faster of our own reader and plain GETs on many threads, so a slow reader of ours cannot flatter us.
+faster of our own reader and plain GETs on many threads, so a slow reader of ours cannot flatter us. Nobody's
+seconds contain the loading of a model: a stage alone is timed from when all of its processes have theirs, and
+ours less the time that the slower worker took for it.
 
 Each stage alone has all cores. Where stages compete for them, no overlap reaches 1: beside the ratio stands
 the one to what the cores allow, which is all cores over the processor time of the three stages together. That
@@ -11,17 +13,19 @@ processor time over ours, Ray's and the driver's included, says the same on a ma
 import os
 import statistics
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.bench.contender import Contender, Outcome, run
 from jobs.bench.delay import DelayProxy
-from jobs.bench.image_sets import BenchModel, ImageSet, members, photo_set
+from jobs.bench.image_sets import BenchModel, ImageSet, members, photo_set, repeated_set
 from jobs.output import say
 from pipeline.storage.open import open_store
 
 DELAY_S = 0.03
+_UPLOADING = 8
 _STAGES = ("decode", "infer", "fetch", "fetch_bare")
 _ENDPOINT = "AWS_ENDPOINT_URL"
 
@@ -43,14 +47,19 @@ def decode_bound(plan: OverlapPlan, n_images: int) -> dict[str, Any]:
     return {"bytes": images.size_bytes, **_compare(plan, images, {})}
 
 
-def latency(plan: OverlapPlan, images: ImageSet, place: str | None) -> dict[str, Any]:
-    """The images as tars and as single objects on an S3 service that answers ``DELAY_S`` later."""
+def latency(plan: OverlapPlan, images: ImageSet, place: str | None, at_least: int) -> dict[str, Any]:
+    """The images as tars and as single objects on an S3 service that answers ``DELAY_S`` later.
+
+    They come again under new ids until there are ``at_least`` so many.
+    """
     upstream = os.environ.get(_ENDPOINT)
     if upstream is None or place is None:
         missing = f"{_ENDPOINT} is not set" if upstream is None else "--s3 names no place for the images"
         say(f"bench: latency: skipped, {missing}")
         return {"skipped": missing}
     folder = f"{place.rstrip('/')}/{plan.work.name}"
+    if images.n_images < at_least:
+        images = repeated_set(images, -(-at_least // images.n_images), plan.work / "latency")
     say(f"bench: latency: uploading {images.n_images} images to {folder}, twice")
     tars, objects = _upload(images, folder)
     with DelayProxy(upstream, DELAY_S) as proxy:
@@ -68,7 +77,7 @@ def _compare(plan: OverlapPlan, images: ImageSet, environment: Mapping[str, str]
     for number in range(1, plan.rounds + 1):
         for name, outcomes in runs.items():
             outcomes.append(run(_contender(plan, images, name, environment), plan.work))
-            rate = outcomes[-1].images_per_s
+            rate = _rate(outcomes[-1])
             shown = f"{rate:.0f} images/s" if rate is not None else f"failed: {outcomes[-1].failure}"
             say(f"bench: {images.name} round {number} of {plan.rounds}: {name}: {shown}")
     ratios = [
@@ -87,7 +96,7 @@ def _compare(plan: OverlapPlan, images: ImageSet, environment: Mapping[str, str]
         "processor_time_needed": needed_ms / ours_ms if ours_ms else None,
         "cpu_ms_per_image": {"ours": ours_ms, **cpu_ms},
         "images_per_s": rates,
-        "rounds": {name: [one.images_per_s for one in outcomes] for name, outcomes in runs.items()},
+        "rounds": {name: [_rate(one) for one in outcomes] for name, outcomes in runs.items()},
         "failures": sorted({one.failure for outcomes in runs.values() for one in outcomes if one.failure}),
     }
 
@@ -114,7 +123,7 @@ def _contender(plan: OverlapPlan, images: ImageSet, name: str, environment: Mapp
 
 def _ratio(one: Mapping[str, Outcome]) -> float | None:
     """Seconds per image of the slowest stage / ours; None if a run failed."""
-    rates = {name: outcome.images_per_s for name, outcome in one.items()}
+    rates = {name: _rate(outcome) for name, outcome in one.items()}
     ours, decode, infer = rates["ours"], rates["decode"], rates["infer"]
     fetch = max((rate for name in ("fetch", "fetch_bare") if (rate := rates[name])), default=None)
     if not ours or not decode or not infer or not fetch:
@@ -122,8 +131,14 @@ def _ratio(one: Mapping[str, Outcome]) -> float | None:
     return ours / min(decode, infer, fetch)
 
 
+def _rate(outcome: Outcome) -> float | None:
+    """Images per second without what loading the model took."""
+    seconds = outcome.seconds - outcome.report.get("load_s", 0.0)
+    return None if outcome.failure or seconds <= 0 else outcome.n_images / seconds
+
+
 def _median(outcomes: list[Outcome]) -> float | None:
-    rates = [rate for one in outcomes if (rate := one.images_per_s) is not None]
+    rates = [rate for one in outcomes if (rate := _rate(one)) is not None]
     return statistics.median(rates) if rates else None
 
 
@@ -143,10 +158,9 @@ def _upload(images: ImageSet, folder: str) -> tuple[ImageSet, ImageSet]:
     as_tars, as_objects = open_store(f"{folder}/tars"), open_store(f"{folder}/objects")
     for tar in images.tars:
         as_tars.put_file(tar.name, tar)
-    n_objects = 0
-    for name, data in members(images):
-        n_objects += 1
-        as_objects.put(f"{n_objects:07d}-{name}", data)
+    named = ((f"{number:07d}-{name}", data) for number, (name, data) in enumerate(members(images)))
+    with ThreadPoolExecutor(_UPLOADING) as threads:
+        n_objects = sum(1 for _ in threads.map(lambda one: as_objects.put(*one), named))
     return (
         ImageSet(name="latency tars", source=as_tars.uri, tars=images.tars, n_images=images.n_images),
         ImageSet(name="latency objects", source=as_objects.uri, tars=images.tars, n_images=n_objects),

@@ -158,3 +158,7 @@ class _Profiled(Generic[Task, Result]):
         result: Any = self._profile.runcall(self._worker.run, task)
         self._profile.dump_stats(self._place)
         return result  # type: ignore[no-any-return]
+
+    def expect(self, task: Any) -> None:
+        """See ``ExpectantWorker``."""
+        self._worker.expect(task)  # type: ignore[attr-defined]

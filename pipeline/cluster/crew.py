@@ -16,16 +16,25 @@ import os
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
 import ray
 import ray.exceptions
 
-from pipeline.cluster.pool import CarefulWorker, ClusterOptions, Done, Result, SetAside, Task, Worker
+from pipeline.cluster.pool import (
+    CarefulWorker,
+    ClusterOptions,
+    Done,
+    ExpectantWorker,
+    Result,
+    SetAside,
+    Task,
+    Worker,
+)
+from pipeline.cluster.turns import Try, Turns
 from pipeline.errors import BitsieveError, StorageError, WorkerError, no_room
 
 _LOG = logging.getLogger(__name__)
@@ -103,10 +112,15 @@ class Actor:
         self._make_worker = make_worker
         self._worker: Worker[Any, Any] | None = None
 
-    def run(self, task: Any, careful: bool) -> tuple[Any, str, int]:  # noqa: FBT001 a Ray call
-        """Carries out a task: the result, who did it, and the most memory it ever had."""
+    def run(self, task: Any, careful: bool, upcoming: Any = None) -> tuple[Any, str, int]:  # noqa: FBT001 a Ray call
+        """Carries out a task: the result, who did it, and the most memory it ever had.
+
+        ``upcoming`` is what it will probably get next, if that is known.
+        """
         if self._worker is None:
             self._worker = self._make_worker()
+        if upcoming is not None and isinstance(self._worker, ExpectantWorker):
+            self._worker.expect(upcoming)
         if careful and isinstance(self._worker, CarefulWorker):
             result = self._worker.run_carefully(task)
         else:
@@ -125,15 +139,6 @@ def actors(options: ClusterOptions) -> Any:
     )
 
 
-@dataclass(slots=True)
-class _Try:
-    index: int
-    attempt: int
-    not_before_s: float = 0.0
-    careful: bool = False  # it has killed a worker before
-    begun_s: float = 0.0
-
-
 class Crew(Generic[Task, Result]):
     """The actors of one ``run`` and the books on its tasks; ``dismiss`` it in any case."""
 
@@ -148,10 +153,11 @@ class Crew(Generic[Task, Result]):
         self._make_worker = make_worker
         self._tasks = tasks
         self._remote = actors(options)
-        self._todo = deque(_Try(index, 1) for index in range(len(tasks)))
+        self._drawn: dict[int, Task] = {}  # workers know of them; tasks may be made when they are asked for
+        self._todo = Turns(len(tasks))
         self._starting: dict[Any, Any] = {}  # an actor gets no task before it has a place to run
         self._idle: list[Any] = []
-        self._running: dict[Any, tuple[Any, _Try]] = {}
+        self._running: dict[Any, tuple[Any, Try]] = {}
         self._starts_left = n_workers + _MAX_ATTEMPTS * len(tasks)
         self._deadline_s = math.inf if deadline_s is None else deadline_s
         self._straggler_s = options.straggler_s
@@ -217,7 +223,7 @@ class Crew(Generic[Task, Result]):
         try:
             ray.get(reference)
         except ray.exceptions.RayError as exc:
-            kill(actor)
+            self._lose(actor)
             unschedulable = isinstance(exc, ray.exceptions.ActorUnschedulableError)
             if unschedulable or self._starts_left <= 0:
                 no_memory = isinstance(exc, ray.exceptions.OutOfMemoryError)
@@ -227,6 +233,10 @@ class Crew(Generic[Task, Result]):
             self._hire()
             return
         self._idle.append(actor)
+
+    def _lose(self, actor: Any) -> None:
+        self._todo.forget(actor)
+        kill(actor)
 
     def _only_stragglers(self) -> bool:
         """Whether the deadline is past and all that runs has had its time; the first to end always has."""
@@ -240,24 +250,26 @@ class Crew(Generic[Task, Result]):
         now = time.monotonic()
         if self._slowest_s and now + self._slowest_s > self._deadline_s:
             self._todo.clear()
-        for _ in range(len(self._todo)):
-            if not self._idle:
-                return
-            attempt = self._todo.popleft()
-            if attempt.index in self._settled:
-                continue
-            if attempt.not_before_s > now:
-                self._todo.append(attempt)
-                continue
-            self._give(attempt)
+        while self._idle and (attempt := self._todo.take(self._idle[-1], now)) is not None:
+            if attempt.index not in self._settled:
+                self._give(attempt)
 
-    def _give(self, attempt: _Try) -> None:
+    def _give(self, attempt: Try) -> None:
         actor = self._idle.pop()
         attempt.begun_s = time.monotonic()
-        reference = actor.run.remote(self._tasks[attempt.index], attempt.careful)
+        task = self._draw(attempt.index)
+        del self._drawn[attempt.index]
+        promised = self._todo.promise(actor)
+        upcoming = None if promised is None else self._draw(promised)
+        reference = actor.run.remote(task, attempt.careful, upcoming)
         self._running[reference] = (actor, attempt)
 
-    def _awaited(self) -> list[_Try]:
+    def _draw(self, index: int) -> Task:
+        if index not in self._drawn:
+            self._drawn[index] = self._tasks[index]
+        return self._drawn[index]
+
+    def _awaited(self) -> list[Try]:
         """What runs and has no outcome yet."""
         return [attempt for _, attempt in self._running.values() if attempt.index not in self._settled]
 
@@ -275,7 +287,7 @@ class Crew(Generic[Task, Result]):
             is_late = time.monotonic() - attempt.begun_s > patience_s
             if self._idle and is_late and copies[attempt.index] == 1:
                 _LOG.warning("event=straggler task=%d: another worker tries it too", attempt.index)
-                self._give(_Try(attempt.index, attempt.attempt, careful=attempt.careful))
+                self._give(Try(attempt.index, attempt.attempt, careful=attempt.careful))
 
     def _collect(self, reference: Any) -> Done[Result] | SetAside | None:
         actor, attempt = self._running.pop(reference)
@@ -287,7 +299,7 @@ class Crew(Generic[Task, Result]):
                 self._failed(attempt, our_error(exc))
             return None
         except ray.exceptions.RayError as exc:
-            kill(actor)
+            self._lose(actor)
             return None if attempt.index in self._settled else self._died(attempt, exc)
         self._idle.append(actor)
         if attempt.index in self._settled:
@@ -295,15 +307,15 @@ class Crew(Generic[Task, Result]):
         self._slowest_s = max(self._slowest_s, time.monotonic() - attempt.begun_s)
         return Done(index=attempt.index, result=result, worker=worker, peak_bytes=peak_bytes)
 
-    def _failed(self, attempt: _Try, error: BitsieveError) -> None:
+    def _failed(self, attempt: Try, error: BitsieveError) -> None:
         """The task raised: try again later if the store was at fault, else give up the run."""
         if not isinstance(error, StorageError) or attempt.attempt >= _MAX_ATTEMPTS:
             raise error
         _LOG.warning("event=task_retried task=%d attempt=%d error=%r", attempt.index, attempt.attempt, error)
         later = time.monotonic() + _BACKOFF_S * 2 ** (attempt.attempt - 1)
-        self._todo.append(_Try(attempt.index, attempt.attempt + 1, later, attempt.careful))
+        self._todo.put_last(Try(attempt.index, attempt.attempt + 1, later, attempt.careful))
 
-    def _died(self, attempt: _Try, error: Exception) -> SetAside | None:
+    def _died(self, attempt: Try, error: Exception) -> SetAside | None:
         """The actor is gone: another takes its place and the task, unless this task has done it too often.
 
         A node that was taken away with notice is no fault of the task, however often that happens.
@@ -314,12 +326,12 @@ class Crew(Generic[Task, Result]):
         if isinstance(error, ray.exceptions.RayActorError) and error.preempted:
             _LOG.warning("event=actor_preempted task=%d reason=%r", attempt.index, reason)
             self._starts_left += 1
-            self._todo.appendleft(_Try(attempt.index, attempt.attempt, careful=attempt.careful))
+            self._todo.put_first(Try(attempt.index, attempt.attempt, careful=attempt.careful))
             return None
         _LOG.warning("event=actor_died task=%d attempt=%d reason=%r", attempt.index, attempt.attempt, reason)
         if attempt.attempt >= _MAX_ATTEMPTS:
             return SetAside(index=attempt.index, attempts=attempt.attempt, reason=reason)
-        self._todo.appendleft(_Try(attempt.index, attempt.attempt + 1, careful=True))
+        self._todo.put_first(Try(attempt.index, attempt.attempt + 1, careful=True))
         return None
 
 

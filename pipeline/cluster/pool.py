@@ -29,6 +29,15 @@ class CarefulWorker(Protocol):
         ...
 
 
+@runtime_checkable
+class ExpectantWorker(Protocol):
+    """A worker that gains from knowing early what it will probably be asked next."""
+
+    def expect(self, task: Any) -> None:
+        """Says what comes after the task that it gets now; nothing may depend on that being true."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done(Generic[Result]):
     """Task ``index`` was carried out by ``worker`` (node:process); its memory peaked at ``peak_bytes``."""

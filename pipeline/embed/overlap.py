@@ -1,4 +1,4 @@
-"""Lets fetching run ahead of decoding, and decoding ahead of inference, bounded by bytes and by count.
+"""Lets decoding run ahead of inference, bounded by bytes and by count; ``read_ahead`` does it for fetching.
 
 Order is kept everywhere, so what comes out does not depend on timing. An error travels to whoever consumes; a
 consumer that stops early ends the threads.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -34,18 +34,6 @@ class Stopwatch:
             elapsed = time.perf_counter() - started
             with self._lock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + elapsed
-
-
-def ahead(items: Iterable[T], size_bytes: Callable[[T], int], budget_bytes: int) -> Iterator[T]:
-    """Draws ``items`` in a thread of its own while at most ``budget_bytes`` of them wait (one always may)."""
-    buffer: _Buffer[T] = _Buffer(size_bytes, budget_bytes)
-    thread = threading.Thread(target=buffer.fill, args=(items,), name="fetch", daemon=True)
-    thread.start()
-    try:
-        yield from buffer.drain()
-    finally:
-        buffer.close()
-        thread.join()
 
 
 def mapped(
@@ -111,63 +99,3 @@ class Room:
                 with self._changed:
                     self._held_bytes -= sum(taken)
                     self._changed.notify_all()
-
-
-class _Buffer(Generic[T]):
-    """A queue bounded by bytes between one filling thread and one draining thread."""
-
-    def __init__(self, size_bytes: Callable[[T], int], budget_bytes: int) -> None:
-        self._size_bytes = size_bytes
-        self._budget_bytes = budget_bytes
-        self._items: deque[T] = deque()
-        self._held_bytes = 0
-        self._error: BaseException | None = None
-        self._ended = False
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def fill(self, items: Iterable[T]) -> None:
-        """Puts all items in, waiting for room; remembers the error that ended them."""
-        try:
-            for item in items:
-                if not self._put(item):
-                    return
-        except BaseException as exc:  # handed to the consumer, whatever it is
-            self._error = exc
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-
-    def drain(self) -> Iterator[T]:
-        """The items in order; raises what ended them."""
-        while True:
-            with self._changed:
-                while not self._items and not self._ended:
-                    self._changed.wait()
-                if not self._items:
-                    break
-                item = self._items.popleft()
-                self._held_bytes -= self._size_bytes(item)
-                self._changed.notify_all()
-            yield item
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        """Tells the filling thread to stop."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def _put(self, item: T) -> bool:
-        size = self._size_bytes(item)
-        with self._changed:
-            while self._items and self._held_bytes + size > self._budget_bytes and not self._closed:
-                self._changed.wait()
-            if self._closed:
-                return False
-            self._items.append(item)
-            self._held_bytes += size
-            self._changed.notify_all()
-            return True

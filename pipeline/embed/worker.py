@@ -5,8 +5,10 @@ itself, so that only the shard's listing goes in and only a receipt comes out. I
 shard, the model and the decode limits, never on batch size, threads or who runs it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -15,7 +17,8 @@ from pipeline.allocator import give_back_freed_memory
 from pipeline.catalog.plan import ImageShard
 from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.embed.outcome import Outcome, ShardBooks
-from pipeline.embed.overlap import Room, Stopwatch, ahead, mapped
+from pipeline.embed.overlap import Room, Stopwatch, mapped
+from pipeline.embed.read_ahead import ReadAhead, Source
 from pipeline.embed.reuse import EarlierVectors
 from pipeline.embed.table import part_schema
 from pipeline.embed.task import PART, REJECTS, REUSED, STAGE, STAGE_VERSION, EmbedSettings, embed_key
@@ -29,6 +32,7 @@ from pipeline.model.session import EmbeddingSession
 from pipeline.storage import layout
 from pipeline.storage.open import open_store
 from pipeline.storage.receipts import DataFile, Receipt, read_receipt, upload, write_receipt
+from pipeline.storage.traffic import BYTES, GET, PUT
 from pipeline.values import RejectReason
 
 _SAME = ("bitsieve.model_id", "bitsieve.preprocess", "bitsieve.stage")  # in parts that may serve again
@@ -65,6 +69,13 @@ class EmbedWorker:
             )
         self._watchdog = Watchdog(settings.limits.max_seconds)
         self._decoding = Room(settings.memory_budget_bytes // 4)
+        self._fetching = ReadAhead(_held_bytes, settings.memory_budget_bytes // 8)
+        self._upcoming: Source[FetchedImage] | None = None
+        self._told: Counter[str] = Counter()
+
+    def expect(self, shard: ImageShard) -> None:
+        """See ``ExpectantWorker``: the shard's images are fetched once those of the one before it are."""
+        self._upcoming = self._images(shard)
 
     def run(self, shard: ImageShard) -> Receipt:
         """Embeds the shard unless it has a receipt, and returns the receipt.
@@ -81,8 +92,8 @@ class EmbedWorker:
             return self._embed(shard, loader.load, 1)
 
     def _embed(self, shard: ImageShard, load: _Load, threads: int) -> Receipt:
-        settings = self._settings
-        key = embed_key(shard, settings)
+        key = embed_key(shard, self._settings)
+        upcoming, self._upcoming = self._upcoming, None
         done = read_receipt(self._store, STAGE, key)
         if done is not None:
             return done
@@ -91,20 +102,32 @@ class EmbedWorker:
             watch.measure("wall"),
             self._books(shard) as books,
         ):
-            for batch in self._batches(shard, books, load, threads, watch):
+            images = self._fetching.items(self._images(shard), upcoming)
+            for batch in self._batches(images, books, load, threads, watch):
                 self._infer(batch, watch)
                 with watch.measure("write"):
                     books.settle([outcome for outcome, _ in batch])
             self._check_source(shard, books)
             with watch.measure("write"):
                 files, counts, facts = self._write(key, shard, books)
+        facts["requests"], facts["bytes_read"] = self._asked()
         facts["seconds"] = {stage: round(spent, 4) for stage, spent in sorted(watch.seconds.items())}
         receipt = Receipt(stage=STAGE, key=key, files=files, counts=counts, facts=facts)
         give_back_freed_memory()  # else what one shard left in pieces grows with the number of shards
         return write_receipt(self._store, receipt)
 
+    def _images(self, shard: ImageShard) -> Source[FetchedImage]:
+        read_ahead = self._settings.memory_budget_bytes // 4
+        read = partial(read_images, self._source, self._settings.source, shard.table, budget_bytes=read_ahead)
+        return Source(shard.digest, read)
+
     def _batches(
-        self, shard: ImageShard, books: ShardBooks, load: _Load, threads: int, watch: Stopwatch
+        self,
+        images: Iterator[FetchedImage],
+        books: ShardBooks,
+        load: _Load,
+        threads: int,
+        watch: Stopwatch,
     ) -> Iterator[list[_Prepared]]:
         """Images in plan order, prepared if they need the model, while the next are fetched and decoded."""
         settings = self._settings
@@ -113,10 +136,7 @@ class EmbedWorker:
             with watch.measure("decode"):
                 return entry[1], _pixels(*entry, load)
 
-        read_ahead = settings.memory_budget_bytes // 4
-        fetched = read_images(self._source, settings.source, shard.table, budget_bytes=read_ahead)
-        waiting = ahead(fetched, _held_bytes, settings.memory_budget_bytes // 8)
-        entries = ((image, books.open(image)) for image in _timed(waiting, watch))
+        entries = ((image, books.open(image)) for image in _timed(images, watch))
         wanted = max(settings.batch_size, self._session.preferred_images)
         affordable = settings.memory_budget_bytes // 4 // self._model.input_bytes
         wanted = max(1, min(wanted, affordable // 2))
@@ -201,6 +221,14 @@ class EmbedWorker:
         if rejects is not None:
             files[REJECTS] = upload(self._store, "rejects", key, ".parquet", rejects)
         return files, counts, facts
+
+    def _asked(self) -> tuple[dict[str, int], int]:
+        """Since the last shard: GETs of the source, PUTs to the store (and the receipt to come), bytes."""
+        source, store = self._source.traffic.so_far(), self._store.traffic.so_far()
+        so_far = Counter({GET: source[GET], PUT: store[PUT] + 1, BYTES: source[BYTES]})
+        now = so_far - self._told
+        self._told = so_far
+        return {GET: now[GET], PUT: now[PUT]}, now[BYTES]
 
     def _metadata(self, shard: ImageShard) -> dict[str, str]:
         """What the part says of itself: only what its key decides, so that a key has one content anywhere."""

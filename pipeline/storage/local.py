@@ -32,6 +32,7 @@ from pipeline.errors import (
     no_room,
 )
 from pipeline.storage.store import ObjectStat
+from pipeline.storage.traffic import BYTES, GET, PUT, Traffic
 
 TEMPORARY = ".bitsieve-tmp"
 _READ_TRIES = 5
@@ -61,6 +62,7 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._uri = os.fspath(root)
         self._root = os.path.abspath(root)  # workers run in other folders
+        self.traffic = Traffic()
 
     @cached_property
     def _real_root(self) -> str:
@@ -88,8 +90,10 @@ class LocalStore:
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Exactly ``length`` bytes from ``start``; DataCorrupt if the file ends before that."""
         with self._errors(key), open(self._inside(key), "rb") as file:
+            self.traffic.add(GET)
             file.seek(start)
             data = file.read(length)
+        self.traffic.add(BYTES, len(data))
         if len(data) != length:
             raise DataCorrupt(
                 f"{self._name(key)}: expected {length} bytes from {start}, got {len(data)}: it is too short"
@@ -98,6 +102,7 @@ class LocalStore:
 
     def read(self, key: str, *, most_bytes: int | None = None) -> tuple[ObjectStat, bytes]:
         """The bytes and the stat of one state of the file: a file that changes meanwhile is read again."""
+        self.traffic.add(GET)
         with self._errors(key):
             for _ in range(_READ_TRIES):
                 with open(self._inside(key), "rb") as file:
@@ -107,11 +112,13 @@ class LocalStore:
                     data = file.read()
                     after = _stat(key, os.fstat(file.fileno()))
                 if before == after and len(data) == after.size_bytes:
+                    self.traffic.add(BYTES, len(data))
                     return after, data
         raise StorageBusy(f"{self._name(key)} changed during each of {_READ_TRIES} attempts to read it")
 
     def create(self, key: str, data: bytes) -> bool:
         """Creates the file by ``link()``, of which the file system lets exactly one succeed."""
+        self.traffic.add(PUT)
         with self._errors(key):
             target = self._inside(key)
             with self._temporary(target) as (file, temporary):
@@ -126,6 +133,7 @@ class LocalStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Writes aside and renames."""
+        self.traffic.add(PUT)
         with self._errors(key):
             target = self._inside(key)
             with self._temporary(target) as (file, temporary):
@@ -136,6 +144,7 @@ class LocalStore:
 
     def put_file(self, key: str, path: Path) -> None:
         """Like ``put``, copying from ``path``."""
+        self.traffic.add(PUT)
         with self._errors(key):
             target = self._inside(key)
             with open(path, "rb") as source, self._temporary(target) as (file, temporary):
@@ -146,6 +155,7 @@ class LocalStore:
 
     def get_file(self, key: str, path: Path) -> None:
         """Copies the file to ``path``, aside first."""
+        self.traffic.add(GET)
         aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         with self._errors(key):
             try:

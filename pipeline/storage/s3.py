@@ -18,11 +18,14 @@ from pipeline.errors import ObjectMissing, SourceError, StorageError, UsageError
 from pipeline.storage.s3_bodies import Download, content_md5, too_short, undamaged, whole_body, whole_object
 from pipeline.storage.s3_connection import Connection, KeyTakenError
 from pipeline.storage.store import ObjectStat
+from pipeline.storage.traffic import Traffic
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
         CompletedPartTypeDef,
+        GetObjectOutputTypeDef,
+        GetObjectRequestTypeDef,
         ListObjectsV2RequestTypeDef,
     )
 
@@ -75,6 +78,11 @@ class S3Store:
         return f"S3Store({self._uri!r})"
 
     @property
+    def traffic(self) -> Traffic:
+        """What this process has sent, repetitions included."""
+        return self._connection.traffic
+
+    @property
     def uri(self) -> str:
         """``s3://bucket/prefix`` as it was given."""
         return self._uri
@@ -89,11 +97,9 @@ class S3Store:
         if length == 0:  # HTTP has no empty range
             return self._empty_range(key, start)
 
-        def fetch(client: "S3Client") -> bytes:
-            wanted = f"bytes={start}-{start + length - 1}"
-            return whole_body(client.get_object(Bucket=self._bucket, Key=full, Range=wanted), name)
-
-        data = self._connection.call(fetch, name)
+        wanted = f"bytes={start}-{start + length - 1}"
+        request: GetObjectRequestTypeDef = {"Bucket": self._bucket, "Key": full, "Range": wanted}
+        data = self._connection.get(request, lambda reply: whole_body(reply, name), name)
         if len(data) != length:
             raise too_short(name, start, length)
         return data
@@ -102,8 +108,7 @@ class S3Store:
         """The bytes and the stat that came in one answer."""
         name, full = self._name(key), self._full(key)
 
-        def fetch(client: "S3Client") -> tuple[ObjectStat, bytes]:
-            reply = client.get_object(Bucket=self._bucket, Key=full, ChecksumMode="ENABLED")
+        def take(reply: "GetObjectOutputTypeDef") -> tuple[ObjectStat, bytes]:
             stat = ObjectStat(
                 key=key,
                 size_bytes=reply["ContentLength"],
@@ -115,7 +120,12 @@ class S3Store:
                 return stat, b""
             return stat, whole_object(reply, name)
 
-        return undamaged(lambda: self._connection.call(fetch, name))
+        request: GetObjectRequestTypeDef = {
+            "Bucket": self._bucket,
+            "Key": full,
+            "ChecksumMode": "ENABLED",
+        }
+        return undamaged(lambda: self._connection.get(request, take, name))
 
     def create(self, key: str, data: bytes) -> bool:
         """PutObject with ``If-None-Match: *``; False may echo this very call (``storage.commit``)."""

@@ -6,7 +6,6 @@ them. A body that is cut short is asked for again; one that is damaged too, a fe
 """
 
 import hashlib
-import re
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from pipeline.errors import DataCorrupt, StorageBusy
 from pipeline.storage.s3_connection import BodyDamagedError
+from pipeline.storage.s3_quick import has_md5
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1 << 20
 _TRIES = 4
-_MD5 = re.compile("[0-9a-f]{32}")
 
 T = TypeVar("T")
 
@@ -70,7 +69,7 @@ def whole_body(reply: "GetObjectOutputTypeDef", name: str) -> bytes:
 def whole_object(reply: "GetObjectOutputTypeDef", name: str) -> bytes:
     """The body of an answer that holds a whole object, compared with its ETag where that is an MD5."""
     data = whole_body(reply, name)
-    if _has_md5(reply):
+    if has_md5(reply):
         found = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if found != reply["ETag"].strip('"'):
             raise BodyDamagedError(f"{name}: the bytes that came are not those of its ETag")
@@ -94,16 +93,6 @@ def undamaged(ask: Callable[[], T]) -> T:
                     f"{exc.message}, {_TRIES} times",
                     fix="write the object again, or look for a proxy or disk that damages bytes",
                 ) from exc
-
-
-def _has_md5(reply: "GetObjectOutputTypeDef") -> bool:
-    """Whether the ETag is the MD5 of the body: one part, no key of the client's or KMS, no other checksum.
-
-    Where there is another checksum, botocore has compared it, or cannot; the ETag need not be one then.
-    """
-    encrypted = "SSECustomerAlgorithm" in reply or "kms" in reply.get("ServerSideEncryption", "")
-    other = any(name.startswith("Checksum") for name in reply)
-    return not encrypted and not other and _MD5.fullmatch(reply["ETag"].strip('"')) is not None
 
 
 def too_short(name: str, start: int, length: int) -> DataCorrupt:

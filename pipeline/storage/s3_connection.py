@@ -39,9 +39,12 @@ from pipeline.errors import (
     StorageError,
     UsageError,
 )
+from pipeline.storage.s3_quick import QuickGets
+from pipeline.storage.traffic import BYTES, GET, LIST, PUT, Traffic
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
 
 T = TypeVar("T")
 
@@ -59,6 +62,7 @@ _BUSY = {
 _BAD_CREDENTIALS = {
     "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired",
 }  # fmt: skip
+_READS = {"GetObject", "HeadObject"}
 _WRONG_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 _BAD_SETTINGS = {
     "ConfigParseError", "InvalidConfigError", "InvalidEndpointConfigurationError", "InvalidRegionError",
@@ -92,10 +96,19 @@ class Connection:
         self._role_arn = role_arn
         self._patience_s = patience_s
         self._answer_s = answer_s
+        self.traffic = Traffic()
         self._connect_anew()
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = ("_profile", "_endpoint_url", "_region", "_role_arn", "_patience_s", "_answer_s")
+        settings = (
+            "_profile",
+            "_endpoint_url",
+            "_region",
+            "_role_arn",
+            "_patience_s",
+            "_answer_s",
+            "traffic",
+        )
         return {name: self.__dict__[name] for name in settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -134,19 +147,49 @@ class Connection:
             time.sleep(random.SystemRandom().uniform(pause_s / 2, pause_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
+    def get(
+        self, request: "GetObjectRequestTypeDef", take: "Callable[[GetObjectOutputTypeDef], T]", name: str
+    ) -> T:
+        """What ``take`` makes of the answer to a GET, asked for as ``call`` does."""
+
+        def fetch(_client: "S3Client") -> T:
+            gets = self._reach()[1]
+            reply = gets.get(request)
+            self.traffic.add(BYTES, reply["ContentLength"])
+            try:
+                return take(reply)
+            except BodyDamagedError:
+                gets.leave_to_boto3()
+                raise
+
+        return self.call(fetch, name)
+
     def _connect_anew(self) -> None:
         self._lock = threading.Lock()
-        self._connected: tuple[int, S3Client] | None = None
+        self._reached: tuple[int, S3Client, QuickGets] | None = None
 
     def _client(self) -> "S3Client":
+        return self._reach()[0]
+
+    def _reach(self) -> "tuple[S3Client, QuickGets]":
         """This process's client; a client must not be shared with a forked child."""
         with self._lock:
-            if self._connected is None or self._connected[0] != os.getpid():
-                self._connected = (os.getpid(), self._connect())
-            return self._connected[1]
+            if self._reached is None or self._reached[0] != os.getpid():
+                session = _session(self._profile, self._region, self._role_arn)
+                client = self._connect(session)
+                client.meta.events.register("before-send.s3", self._count)
+                gets = QuickGets(client, session.get_credentials(), self.traffic)
+                self._reached = (os.getpid(), client, gets)
+            return self._reached[1:]
 
-    def _connect(self) -> "S3Client":
-        session = _session(self._profile, self._region, self._role_arn)
+    def _count(self, event_name: str, **_: Any) -> None:
+        operation = event_name.rpartition(".")[2]
+        if operation in _READS:
+            self.traffic.add(GET)
+        elif not operation.startswith(("Delete", "Abort")):  # those are free
+            self.traffic.add(LIST if operation.startswith("List") else PUT)
+
+    def _connect(self, session: Session) -> "S3Client":
         region = session.region_name or "us-east-1"
         try:
             client = session.client(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.storage.traffic import Traffic
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectStat:
@@ -32,6 +34,11 @@ class ObjectStore(Protocol):
     @property
     def uri(self) -> str:
         """Where the store is, as the user wrote it, without credentials."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What this process has asked of it, but for lists of a folder and bytes that ``get_file`` got."""
         ...
 
     def get(self, key: str) -> bytes:

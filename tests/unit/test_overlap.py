@@ -4,52 +4,8 @@ import threading
 
 import pytest
 
-from pipeline.embed.overlap import Room, Stopwatch, ahead, mapped
+from pipeline.embed.overlap import Room, Stopwatch, mapped
 from pipeline.embed.watchdog import Watchdog
-
-
-def test_ahead_all_items_come_in_order():
-    assert list(ahead(range(1000), lambda _: 1, 10)) == list(range(1000))
-
-
-def test_ahead_full_budget_stops_drawing_until_there_is_room():
-    drawn = []
-
-    def source():
-        for number in range(100):
-            drawn.append(number)
-            yield number
-
-    items = ahead(source(), lambda _: 10, 50)
-    first = next(items)
-    held = threading.Event()
-    held.wait(0.2)  # time for the thread to draw as much as it may
-    assert first == 0
-    assert len(drawn) <= 1 + 5 + 1  # taken, waiting within the budget, and the one that found no room
-    assert list(items) == list(range(1, 100))
-
-
-def test_ahead_item_larger_than_the_budget_still_comes():
-    assert list(ahead([b"x" * 100, b"y" * 100], len, 10)) == [b"x" * 100, b"y" * 100]
-
-
-def test_ahead_error_of_the_source_comes_after_the_items_before_it():
-    def source():
-        yield 1
-        raise OSError("the disk is gone")
-
-    items = ahead(source(), lambda _: 1, 10)
-    assert next(items) == 1
-    with pytest.raises(OSError, match="disk is gone"):
-        next(items)
-
-
-def test_ahead_consumer_stops_early_and_the_thread_ends():
-    before = threading.active_count()
-    items = ahead(iter(int, 1), lambda _: 1, 4)  # never ends
-    assert next(items) == 0
-    items.close()
-    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

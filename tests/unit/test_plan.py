@@ -50,7 +50,7 @@ def test_plan_of_a_tar_lists_one_object_however_many_images_it_has(tmp_path):
         CatalogConfig(source=str(tmp_path / "catalog"), store=str(tmp_path / "store"), model="builtin")
     )
     assert result["images"]["listed"] == 1001
-    assert (result["requests"]["list"], result["requests"]["get"]) == (1, 1)
+    assert (result["requests"]["list"], result["requests"]["get"]) == (1, result["image_shards"])
 
 
 def test_plan_whole_catalog_as_probe_meets_the_broken_image(config):
@@ -92,6 +92,9 @@ def test_plan_is_compared_with_the_run_that_does_exactly_that_work(config):
     assert run.compared.predicted_s == pytest.approx((N_IMAGES + 1) / predicted, rel=0.05)
     assert run.compared.actual_s == pytest.approx(run.embed_seconds["wall"])
     assert "times the prediction" in run.compared.in_words()
+    n_bytes = sum(path.stat().st_size for path in Path(config.source).iterdir())
+    assert run.compared.predicted == {"list": 1, "get": N_IMAGES + 1, "put": 3, "bytes": n_bytes}
+    assert run.compared.actual == {"get": N_IMAGES + 1, "put": 3, "bytes": n_bytes}
     (Path(config.source) / "another.jpg").write_bytes(jpeg(40, 30, seed=99))
     with open_run(config, quiet=True) as run:
         run.pool = InlinePool()
