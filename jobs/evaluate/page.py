@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,8 @@ def write_page(
         raise UsageError(
             f"{output} is to be an HTML page; the JSON is written beside it", fix="-o report.html"
         )
+    if snapshots and document.title == f"snapshot {snapshots[0].manifest.sequence}":
+        document = replace(document, title=f"{snapshots[0].manifest.collection}, {document.title}")
     pictures = dict(others or {})
     for snapshot in snapshots:
         pictures |= thumbnails(snapshot, sorted(document.image_ids() - pictures.keys()))

@@ -121,6 +121,7 @@ def answered(
             model_id=content.model.id,
             snapshot=snapshot.manifest.sequence,
             digest=snapshot.manifest.digest,
+            asked_by=_named(question.queries),
             software=software_versions(),
         ),
         asked=posed.asked,
@@ -171,6 +172,10 @@ def _line(name: str, report: EvaluationReport) -> str:
     return f"  {name:<13} {metric.macro:.4f}  (95 % interval {metric.low:.4f} to {metric.high:.4f})"
 
 
+def _named(asking: SnapshotRef | None) -> str:
+    return "" if asking is None else f"{asking.manifest.collection}@{asking.manifest.sequence}"
+
+
 def _index_facts(snapshot: OpenSnapshot) -> IndexFacts:
     point = snapshot.content.operating_point()
     found = point.ann_recall[point.k]
@@ -194,7 +199,7 @@ def _run_facts(snapshot: OpenSnapshot) -> RunFacts:
     return RunFacts(
         collection=manifest.collection,
         source=manifest.source.uri,
-        finished_at=manifest.created,
+        finished_at=f"{manifest.created[:16].replace('T', ' ')} UTC",
         rejects=manifest.content.rejected,
         **manifest.coverage.model_dump(),
     )

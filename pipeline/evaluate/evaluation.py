@@ -115,6 +115,7 @@ class EvaluationReport:
         n_resampled: How many of those there are among the queries.
         n_not_drawn: Queries that could have been judged, where a sample of them was.
         n_namesakes: Queries whose id the base has for another picture, which is judged like any other.
+        asked_by: The snapshot of a query set, as COLLECTION@SEQUENCE; empty where the images themselves ask.
         slices: The same measures over parts of the queries.
     """
 
@@ -146,6 +147,7 @@ class EvaluationReport:
     n_resampled: int = 0
     n_not_drawn: int = 0
     n_namesakes: int = 0
+    asked_by: str = ""
     slices: tuple[Slice, ...] = ()
 
     def to_json(self) -> dict[str, object]:

@@ -35,6 +35,8 @@ class Subject:
     model_id: str
     snapshot: int | None = None
     digest: str = ""
+    asked_by: str = ""
+    """The snapshot of a query set, as COLLECTION@SEQUENCE."""
     software: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -157,6 +159,7 @@ def evaluate_retrieval(
         n_resampled=0 if groups is None else len(set(groups)),
         n_not_drawn=contest.n_not_drawn,
         n_namesakes=len(asked.namesakes),
+        asked_by=subject.asked_by,
         slices=_slices(asked, rows, values, groups, options),
     )
 

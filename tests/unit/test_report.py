@@ -51,7 +51,7 @@ from tests.support.report_samples import (
 ALLOWED_TAGS = frozenset(
     """html head meta title style body main header p h1 h2 h3 ul ol li span bdi br section article div dl dt
     dd table thead tbody tfoot tr th td figure figcaption img strong code footer svg rect line text polyline
-    polygon circle""".split()  # noqa: SIM905 - one word a line is a page of brackets
+    polygon circle wbr""".split()  # noqa: SIM905 - one word a line is a page of brackets
 )
 ALLOWED_ATTRIBUTES = frozenset(
     """charset http-equiv content name lang class aria-hidden aria-label aria-labelledby role id scope src alt
@@ -119,6 +119,20 @@ def test_hostile_texts_are_shown_as_text_with_control_characters_spelled_out() -
     assert r"line\x0abreak\x00nul" in text
     assert "&lt;script&gt;" in text
     assert not any(char in html for char in "\x1b\x07\0\u202e\u2066")
+
+
+def test_names_may_break_after_their_parts_and_are_copied_whole() -> None:
+    name = "shop/Red_Bell-Pepper_0001.jpg"
+    row = PictureRow(pictures=(Picture(image_id="a", alt="one", caption=name),))
+    document = Document(
+        kind="test",
+        title="t",
+        verdict=Finding(mark=Mark.NOTE, text="v"),
+        sections=(Section(title="s", blocks=(Gallery(rows=(row,)),)),),
+    )
+    html = render_html(document)
+    assert "shop/<wbr>Red_<wbr>Bell-Pepper_<wbr>0001.<wbr>jpg" in html
+    assert name in Page(html).text
 
 
 def test_page_begins_with_the_security_policy_and_has_no_url() -> None:

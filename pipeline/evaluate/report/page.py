@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pipeline.evaluate.report import document as parts
 from pipeline.evaluate.report import plots, words
@@ -19,6 +19,7 @@ from pipeline.evaluate.report.document import Document
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
+_PARTS = re.compile(r"(?<=[_/.])(?=[^_/.])")
 _NARROW_COLUMNS = 3  # a table with more of them is folded on a phone
 
 
@@ -46,7 +47,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.finalize = lambda value: value if not _is_plain(value) else words.visible(value)
-    environment.filters |= {"short": words.short, "count": words.count}
+    environment.filters |= {"short": words.short, "count": words.count, "breakable": _breakable}
     environment.tests |= {
         kind.__name__.lower(): lambda value, kind=kind: isinstance(value, kind)
         for kind in (
@@ -70,6 +71,11 @@ def _template() -> Template:
         "signs": {"good": "✓", "bad": "✗", "note": "·"},
     }
     return environment.from_string(_file("page.html"))
+
+
+def _breakable(text: str) -> Markup:
+    """A name that may end a line after each of its parts; what is copied from the page is the name."""
+    return Markup("<wbr>").join(escape(words.visible(part)) for part in _PARTS.split(text))
 
 
 def _is_plain(value: object) -> bool:

@@ -82,7 +82,8 @@ def retrieval_document(
     titles = [title for title in (run.collection if run else None, number) if title is not None]
     asked = f"{count(report.n_images)} pictures, {count(report.n_queries)} of them asked"
     if report.mode is Mode.QUERY_SET:
-        asked = f"{count(report.n_images)} pictures, asked by a set of {count(report.n_queries)} queries"
+        who = f" of {report.asked_by}" if report.asked_by else ""
+        asked = f"{count(report.n_images)} pictures, asked by a set of {count(report.n_queries)} queries{who}"
     verdict, *findings = retrieval_findings(report, index, run)
     sections = (
         index_section(index) if index else None,

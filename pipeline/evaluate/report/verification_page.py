@@ -169,7 +169,8 @@ def _intervals(report: VerificationReport) -> tuple[Series, ...]:
         for far, val in report.val_at_far.items()
         if val.val is not None and float(far) > 0
     )
-    return (Series(name="with its interval", points=points, kind="scatter"),) if points else ()
+    name = "at a rate below, with its interval"
+    return (Series(name=name, points=points, kind="scatter"),) if points else ()
 
 
 def _rates(report: VerificationReport) -> Section:
