@@ -4,6 +4,7 @@ What a training leaves in the store is found again under its key: the same comma
 was, at the latest checkpoint of the training that it was at.
 """
 
+import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ def run_experiment(
     started = time.monotonic()
     prepare_store(run.store, single_writer=run.config.single_writer)
     job = train_job(run, label)
-    ways = ways_of(experiment, job.settings, full=full)
+    ways = ways_of(experiment, run.config.train, full=full)
     seeds = range(job.settings.seed, job.settings.seed + n_seeds)
     bench = Bench(job, _stages(run))
     ids, classes = bench.judged()
@@ -98,7 +99,7 @@ def run_experiment(
         "ways": [{**known, **way.to_json()} for known, way in zip(facts, outcome.ways, strict=True)],
         "scaled": SCALED if experiment is Experiment.FLOPS and not full else "",
         "settings": document(job.settings),
-        "software": software_versions(),
+        "software": {**software_versions(), "torch": importlib.metadata.version("torch")},
         "seconds": round(time.monotonic() - started, 1),
     }
 

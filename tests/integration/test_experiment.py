@@ -12,7 +12,7 @@ pytestmark = pytest.mark.integration
 
 _PRODUCTS, _VIEWS = 16, 3
 _SMALL = (
-    *("--steps", "2", "--set", "train.size=32", "--set", "train.classes=3", "--set", "train.images=2"),
+    *("--steps", "2", "--set", "train.classes=3", "--set", "train.images=2"),
     *("--set", "train.validate_every=2", "--set", "train.warmup_steps=1", "--set", "train.cpus=1"),
 )
 
@@ -41,6 +41,10 @@ def test_an_experiment_ends_in_a_report_and_goes_on_where_it_was(tmp_path: Path)
         first["ways"][0]["metrics"]["map_at_r"]["mean"]
     )
     assert "Nothing is concluded" in page.read_text()
-    refused = command.run("experiment", "flops", shop, "--store", store, "--label", "@folder", *_SMALL)
+    refused = command.run(*("experiment", "flops"), *asked[2:], "--set", "train.size=32")
     assert refused.code == 2
     assert "flops brings its own networks" in refused.stderr
+    networks = command.json(*("experiment", "flops"), *asked[2:], "--seeds", "1", "--steps", "1")
+    costs = [way["mult_adds"] for way in networks["ways"][:-1]]
+    assert costs == sorted(costs, reverse=True)
+    assert "0.25 of the published filters" in networks["scaled"]

@@ -139,6 +139,7 @@ def test_the_page_shows_the_published_table_beside_its_own(ways: list[Tried]) ->
         "FaceNet&#39;s own",
         "0.879",
         "Training with 64 is better than none",
+        "By success@1 it is",
         "A quick run",
         "1 images without the label, 2 rejected",
     ):

@@ -8,7 +8,6 @@ from pipeline.evaluate.published import FACENET_TABLES, PublishedVal
 from pipeline.evaluate.report.document import (
     Axis,
     Block,
-    Cell,
     Document,
     Fact,
     Finding,
@@ -57,7 +56,11 @@ def experiment_document(result: Result) -> Document:
     """The report of an experiment; ``result`` is its JSON."""
     name, ways = result["experiment"], result["ways"]
     published = FACENET_TABLES.get(name, ())
-    blocks: list[Block] = [_table(name, ways), *_plot(name, ways, published)]
+    blocks: list[Block] = [
+        _figures(name, ways),
+        *_plot(name, ways, published),
+        _differences(name, result["reference"], ways),
+    ]
     sections = [Section(title="On classes that no training has seen", note=_NOTE, blocks=tuple(blocks))]
     if published:
         sections.append(Section(title="Published", note=_OTHER, blocks=(_published(published),)))
@@ -116,12 +119,16 @@ def _findings(result: Result) -> tuple[Finding, ...]:
     if result["concludes"]:
         learned = untrained["verdict"] == "worse"
         helps = "better than none" if learned else "not shown to help"
+        by_first = " against ".join(
+            _success(result, name) for name in (result["reference"], untrained["name"])
+        )
         findings.append(
             Finding(
                 mark=Mark.GOOD if learned else Mark.BAD,
                 text=f"Training with {result['reference']} is {helps}: MAP@R {found['old']:.4f} against "
                 f"{found['new']:.4f} untrained.",
-                detail=f"The difference lies between {-found['high']:+.4f} and {-found['low']:+.4f}.",
+                detail=f"The difference lies between {-found['high']:+.4f} and {-found['low']:+.4f}. "
+                f"By success@1 it is {by_first}.",
             )
         )
     if result["scaled"]:
@@ -137,31 +144,48 @@ def _findings(result: Result) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _table(name: str, ways: Sequence[Mapping[str, Any]]) -> Table:
+def _success(result: Result, name: str) -> str:
+    (way,) = (way for way in result["ways"] if way["name"] == name)
+    return f"{way['metrics']['success@1']['mean']:.4f}"
+
+
+def _figures(name: str, ways: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
-        columns=(_NOUNS[name], "success@1", "MAP@R", "spread", "VAL at .001", "difference in MAP@R", "shown"),
-        rows=tuple(_row(way) for way in ways),
+        columns=(_NOUNS[name], "success@1", "MAP@R", "spread", "VAL at .001"),
+        rows=tuple(
+            (
+                Named(text=way["name"], meaning=_meaning(way)),
+                _share(way["metrics"]["success@1"]),
+                _share(way["metrics"]["map_at_r"]),
+                f"{way['metrics']['map_at_r']['sd']:.4f}",
+                "too few pairs" if way["val"] is None else _share(way["val"]),
+            )
+            for way in ways
+        ),
     )
 
 
-def _row(way: Mapping[str, Any]) -> tuple[Cell, ...]:
-    found, val = way["difference"], way["val"]
-    meaning = way["meaning"] if way["mult_adds"] is None else _with_cost(way)
-    return (
-        Named(text=way["name"], meaning=meaning),
-        _share(way["metrics"]["success@1"]),
-        _share(way["metrics"]["map_at_r"]),
-        f"{way['metrics']['map_at_r']['sd']:.4f}",
-        "too few pairs" if val is None else _share(val),
-        ""
-        if found is None
-        else f"{found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f}), "
-        f"p {way['p_corrected']:.4f}",
-        way["verdict"],
+def _differences(name: str, reference: str, ways: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(
+        title=f"Beside {reference}, which was best on the classes to choose by",
+        columns=(_NOUNS[name], "difference in MAP@R", "interval", "corrected p", "shown"),
+        rows=tuple(
+            (
+                way["name"],
+                f"{found['difference']:+.4f}",
+                f"{found['low']:+.4f} to {found['high']:+.4f}",
+                f"{way['p_corrected']:.4f}",
+                way["verdict"],
+            )
+            for way in ways
+            if (found := way["difference"]) is not None
+        ),
     )
 
 
-def _with_cost(way: Mapping[str, Any]) -> str:
+def _meaning(way: Mapping[str, Any]) -> str:
+    if way["mult_adds"] is None:
+        return str(way["meaning"])
     cost = f"{way['parameters'] / 1e6:.2g} M parameters, {way['mult_adds'] / 1e6:.3g} M multiply-adds"
     return "; ".join(filter(None, [way["meaning"], cost]))
 
