@@ -19,7 +19,7 @@ from pipeline.storage.commit import commit
 from pipeline.storage.open import open_store
 from pipeline.storage.store import ObjectStore
 
-BUILTIN = "builtin"
+BUILTIN, FILTERS = "builtin", "builtin-filters"
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,11 +54,11 @@ def collection_model(run: Run) -> Model:
 
 
 def model_bytes(where: str) -> bytes:
-    """An ONNX file, local or on S3, or the built-in model by the name ``builtin``."""
-    if where == BUILTIN:
-        from pipeline.model.builtin import build_builtin_model  # it takes the onnx package
+    """An ONNX file, local or on S3, or one of the models that bitsieve brings, by its name."""
+    if where in (BUILTIN, FILTERS):
+        from pipeline.model.filters import build_filter_model  # it takes the onnx package
 
-        return build_builtin_model()
+        return build_filter_model()
     folder, _, name = where.rpartition("/")
     try:
         if where.startswith("s3://"):

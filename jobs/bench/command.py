@@ -26,7 +26,7 @@ from jobs.bench.overlap import OverlapPlan, decode_bound, latency
 from jobs.bench.peers_environment import PeersEnvironment, find_or_make
 from jobs.bench.small_objects import small_objects
 from jobs.bench.words import embed_text
-from jobs.models import BUILTIN
+from jobs.models import FILTERS
 from jobs.output import AsJson, JsonFile, print_result, say
 from jobs.run import default_cache
 from pipeline.errors import UsageError
@@ -63,7 +63,7 @@ def embed(
     images: Annotated[
         str | None, typer.Option(help="Folder or s3:// prefix of tars; a generated shop if absent.")
     ] = None,
-    model: Annotated[str, typer.Option(help="ONNX file, with or without a card, or `builtin`.")] = BUILTIN,
+    model: Annotated[str, typer.Option(help="ONNX file, with or without a card, or `builtin`.")] = FILTERS,
     sets: Annotated[
         list[Set] | None, typer.Option("--set", help="What to race on; may be repeated; `source` if absent.")
     ] = None,

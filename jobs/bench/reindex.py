@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.bench.machine import load, machine_facts
-from jobs.models import BUILTIN
+from jobs.models import FILTERS
 from jobs.output import AsJson, JsonFile, print_result, say
 from jobs.reindex import Night, reindex
 from jobs.run import Run, default_cache
@@ -56,7 +56,7 @@ class Timed:
 
 def command(
     images: Annotated[int, typer.Option(min=1000, help="How many images to generate.")] = 50_000,
-    model: Annotated[str, typer.Option(help="ONNX file with a card, or `builtin`.")] = BUILTIN,
+    model: Annotated[str, typer.Option(help="ONNX file with a card, or `builtin`.")] = FILTERS,
     output: JsonFile = None,
     as_json: AsJson = False,
 ) -> None:

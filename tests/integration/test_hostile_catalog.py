@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.catalog.parquet import list_parquet
 from pipeline.errors import SourceError
-from pipeline.model.builtin import build_builtin_model
+from pipeline.model.filters import build_filter_model
 from pipeline.snapshot.rows import live_rows, refused_rows
 from pipeline.storage.local import LocalStore
 from pipeline.storage.ranged import RangedFile
@@ -70,7 +70,7 @@ def as_parquet(folder, files):
 
 @pytest.mark.parametrize("write", [as_files, as_tar, as_parquet])
 def test_night_over_hostile_images_every_file_ends_as_expected(hostile, expected, write, tmp_path):
-    collection = Collection(tmp_path, model=build_builtin_model())
+    collection = Collection(tmp_path, model=build_filter_model())
     write(collection.source, hostile)
 
     night = collection.night(gates={"max_rejected_share": 1.0})

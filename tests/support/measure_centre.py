@@ -1,4 +1,4 @@
-"""Measures the centre of the built-in model over the demo catalog, for `pipeline/model/builtin_centre.py`."""
+"""Measures the centre of the filters over the demo catalog, for `pipeline/model/filters_centre.py`."""
 
 import io
 import sys
@@ -9,11 +9,11 @@ import onnxruntime
 from PIL import Image
 
 from pipeline.images.products import catalog_images
-from pipeline.model.builtin import DIM, SIZE_PX, build_builtin_model
+from pipeline.model.filters import DIM, SIZE_PX, build_filter_model
 
 
 def catalog_pixels(n_products: int, views: int) -> tuple[np.ndarray, np.ndarray]:
-    """The demo catalog as the built-in model wants it: uint8 [N,3,96,96], and the product numbers [N]."""
+    """The demo catalog as the fixed-filter model wants it: uint8 [N,3,96,96], and the product numbers [N]."""
     pixels, numbers = [], []
     for name, data, _ in catalog_images(n_products, views):
         with Image.open(io.BytesIO(data)) as image:
@@ -34,7 +34,7 @@ def run_model(data: bytes, pixels: np.ndarray, batch: int = 32, threads: int = 1
 
 def measure_centre(n_products: int = 200, views: int = 10) -> np.ndarray:
     """The mean [128] of what enters the L2 normalisation when nothing is subtracted."""
-    model = onnx.load_from_string(build_builtin_model(centre=[0.0] * DIM))
+    model = onnx.load_from_string(build_filter_model(centre=[0.0] * DIM))
     unit = model.graph.node.pop()
     model.graph.output[0].name = unit.input[0]
     pixels, _ = catalog_pixels(n_products, views)

@@ -2,15 +2,15 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.model.builtin import DIM, NAME, build_builtin_model
-from pipeline.model.builtin_centre import CENTRE
 from pipeline.model.card import card_from_metadata
+from pipeline.model.filters import DIM, NAME, build_filter_model
+from pipeline.model.filters_centre import CENTRE
 from tests.support.measure_centre import catalog_pixels, measure_centre, run_model
 
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    return build_builtin_model()
+    return build_filter_model()
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,12 @@ def vectors(model: bytes, catalog: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return run_model(model, catalog[0], batch=8)
 
 
-def test_builtin_model_same_bytes_on_every_call_and_small(model: bytes) -> None:
-    assert build_builtin_model() == model
+def test_filter_model_same_bytes_on_every_call_and_small(model: bytes) -> None:
+    assert build_filter_model() == model
     assert len(model) < 500_000
 
 
-def test_builtin_model_says_how_it_wants_its_input(model: bytes) -> None:
+def test_filter_model_says_how_it_wants_its_input(model: bytes) -> None:
     proto = onnx.load_from_string(model)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     card, preprocess = card_from_metadata(metadata, "built-in")
@@ -42,7 +42,7 @@ def test_builtin_model_says_how_it_wants_its_input(model: bytes) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 32, 100])
-def test_builtin_model_any_batch_size_gives_the_same_bytes(
+def test_filter_model_any_batch_size_gives_the_same_bytes(
     model: bytes,
     catalog: tuple[np.ndarray, np.ndarray],
     vectors: np.ndarray,
@@ -53,24 +53,24 @@ def test_builtin_model_any_batch_size_gives_the_same_bytes(
     assert again.tobytes() == vectors[:100].tobytes()
 
 
-def test_builtin_model_vectors_are_unit_length(vectors: np.ndarray) -> None:
+def test_filter_model_vectors_are_unit_length(vectors: np.ndarray) -> None:
     assert vectors.shape == (360, DIM)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_builtin_model_even_image_gives_a_finite_unit_vector(model: bytes, level: int) -> None:
+def test_filter_model_even_image_gives_a_finite_unit_vector(model: bytes, level: int) -> None:
     vector = run_model(model, np.full((1, 3, 96, 96), level, np.uint8))
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
 
-def test_builtin_model_random_pixels_give_a_finite_unit_vector(model: bytes) -> None:
+def test_filter_model_random_pixels_give_a_finite_unit_vector(model: bytes) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 3, 96, 96), dtype=np.uint8)
     np.testing.assert_allclose(np.linalg.norm(run_model(model, noise), axis=1), 1, atol=1e-5)
 
 
-def test_builtin_model_finds_other_photos_but_not_always(
+def test_filter_model_finds_other_photos_but_not_always(
     catalog: tuple[np.ndarray, np.ndarray], vectors: np.ndarray
 ) -> None:
     scores = vectors @ vectors.T
@@ -79,16 +79,16 @@ def test_builtin_model_finds_other_photos_but_not_always(
     assert 0.75 < success_at_1 < 0.97  # 3 other photos a product here, 9 in the demo
 
 
-def test_builtin_model_effective_dimension_suits_hamming_codes(vectors: np.ndarray) -> None:
+def test_filter_model_effective_dimension_suits_hamming_codes(vectors: np.ndarray) -> None:
     variances = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False) ** 2
     assert variances.sum() ** 2 / (variances**2).sum() > 15
 
 
-def test_builtin_centre_is_what_the_catalog_measures() -> None:
+def test_filter_centre_is_what_the_catalog_measures() -> None:
     measured = measure_centre(n_products=60, views=3)
     assert np.linalg.norm(measured - CENTRE) < 0.15 * np.linalg.norm(CENTRE)
 
 
-def test_builtin_model_wrong_centre_is_refused() -> None:
+def test_filter_model_wrong_centre_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a centre of 128"):
-        build_builtin_model(centre=[0.0])
+        build_filter_model(centre=[0.0])

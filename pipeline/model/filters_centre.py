@@ -1,4 +1,4 @@
-"""The mean of the built-in model's projected features over the demo catalog (200 products, 10 views, seed 0).
+"""The mean of the projected features of ``filters`` over the demo catalog (200 products, 10 views, seed 0).
 
 ``python -m tests.support.measure_centre`` prints it again; whoever changes it raises the model's version.
 """

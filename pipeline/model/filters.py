@@ -1,7 +1,7 @@
-"""Builds the model that ships with bitsieve: fixed filters and colour counts, untrained, always equal bytes.
+"""Builds a model of fixed filters and colour counts, untrained, always equal bytes: ``builtin-filters``.
 
-The demo and the tests need an embedding model without a download. This one finds other photos of a product,
-and is no more than that. ``image`` uint8 RGB [N,3,96,96] becomes ``embedding`` float32 [N,128], unit length:
+The trained ``builtin`` is judged beside it, and tests use it. It finds other photos of a product, and is no
+more than that. ``image`` uint8 RGB [N,3,96,96] becomes ``embedding`` float32 [N,128], unit length:
 
 1. average to 48 and 24 pixels a side, turn into luma and two opponent colours;
 2. edges: magnitudes of Gabor pairs on luma and on colour, averaged on grids, relative to the image's mean;
@@ -21,12 +21,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from pipeline.model.builtin_centre import CENTRE
 from pipeline.model.card import ModelCard, to_metadata
+from pipeline.model.filters_centre import CENTRE
 from pipeline.model.graph_builder import GraphBuilder
 from pipeline.values import Preprocess
 
-NAME = "bitsieve-builtin"
+NAME = "bitsieve-filters"
 VERSION = "1"
 SIZE_PX = 96
 DIM = 128
@@ -43,7 +43,7 @@ _PROTOTYPE_AXES = ((-0.9, -0.3, 0.3, 0.9), (-0.5, -1 / 6, 1 / 6, 0.5), (-0.6, -0
 _Array = npt.NDArray[np.float64]
 
 
-def build_builtin_model(*, centre: Sequence[float] = CENTRE) -> bytes:
+def build_filter_model(*, centre: Sequence[float] = CENTRE) -> bytes:
     """The model as ONNX bytes with its metadata; equal bytes on every call with one version of ``onnx``.
 
     Args:
