@@ -122,7 +122,7 @@ class IndexConfig(_Section):
     calibrate_nights: int = Field(
         7, ge=1, description="C and probes are chosen anew by so many publications; 1 is every time"
     )
-    device: SearchDevice = Field("cpu", description="what scans codes in a search; auto takes the faster")
+    device: SearchDevice = Field("cpu", description="of searches; auto takes the faster")
     seed: int = Field(0, description="chooses the fit sample, the rotation and the calibration queries")
     refit: bool = Field(default=False, description="fit a new encoder, rebuild all index shards")
 

@@ -22,7 +22,7 @@
 - ``threads``    the pieces of a scan over all cores
 - ``probes``     which lists a query looks into
 - ``hamming``    first stage, by ``kernel`` (compiled, extra ``kernel``) or ``plain`` (Faiss and numpy)
-- ``device``     or by ``cuda``, where a device is asked for: the only file here that imports torch
+- ``device``     or by ``cuda``, which compares vectors too, where a device is asked for; imports torch
 - ``exact``      exact distances, and brute force search
 - ``near_duplicates``  groups of rows whose codes are nearly equal
 - ``rough``      where there are 8-bit vectors: which candidates go on to the second stage

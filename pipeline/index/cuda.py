@@ -1,4 +1,4 @@
-"""The first stage on a CUDA device, and the one door to torch here: it owns the memory that the kernels read.
+"""A search's scans on a CUDA device, and the one door to torch here: it owns the memory that kernels read.
 
 Codes are copied to the device once, word-major. A block of queries passes over them twice (`kernel_cuda`):
 
@@ -8,6 +8,10 @@ Codes are copied to the device once, word-major. A block of queries passes over 
 
 So the answer is that of `plain` and `kernel` to the last tie, in whatever order programs run. Ties cost
 memory only: where all rows tie, a query keeps 8 bytes for each of them.
+
+Where vectors fit beside the codes, their float32 distances are computed here too, those of candidates and
+those of all rows for an exact search. They are within `exact.float32_margin` of the true ones, so they only
+say for which rows the exact distance, which decides, is worth computing on the processor.
 """
 
 import threading
@@ -21,20 +25,30 @@ import torch
 
 from pipeline.errors import WorkerError
 from pipeline.index import kernel_cuda
-from pipeline.index.arrays import ByteArray, Int32Array, IntArray
+from pipeline.index.arrays import ByteArray, Float32Array, Int32Array, IntArray, VectorArray
 from pipeline.index.hamming import codes_of
-from pipeline.index.order import FAR, NOWHERE, to_place
+from pipeline.index.order import FAR, NOWHERE, row_of, shard_of, to_place
 from pipeline.index.shard import IndexShard
 from pipeline.index.threads import cut
 
-_BLOCK = 1_024  # rows that a program compares at a time
-_N_BLOCKS = 16  # times
 _WORD = 4
 _COPIED_ROWS = 1 << 20  # at a time
 _KEPT_BYTES = 1 << 28  # rows kept for the queries of one pass
-_SPARE_BYTES = 1 << 30  # beside the codes: twice the rows kept, and what taking the smallest needs
+_SPARE_BYTES = 3 << 30  # what a search takes beside codes and vectors
 _ELSEWHERE = "search with index.device = cpu"
 _NOTHING = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """How much is done at a time; changes no result."""
+
+    block: int = 1_024
+    """Rows that a program compares at a time, a power of two."""
+    n_blocks: int = 16
+    """How many times it does."""
+    numbers: int = 1 << 27
+    """Float32 numbers that one step of a comparison of vectors holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +62,7 @@ class _Scan:
     spans: torch.Tensor
     longest: int
     """Rows of the longest span."""
+    tiles: Tiles
 
     def of(self, a: int, b: int) -> "_Scan":
         """The same for some of the queries."""
@@ -66,8 +81,8 @@ class _Scan:
             len(self.codes),
             n_bins,
             self.live is not None,
-            _BLOCK,
-            _N_BLOCKS,
+            self.tiles.block,
+            self.tiles.n_blocks,
         )
         return counts_QH[:, : bits + 1]
 
@@ -85,8 +100,8 @@ class _Scan:
             len(self.codes),
             self.live is not None,
             self.order is not None,
-            _BLOCK,
-            _N_BLOCKS,
+            self.tiles.block,
+            self.tiles.n_blocks,
         )
         return kept_QX
 
@@ -102,7 +117,7 @@ class _Scan:
 
     @property
     def _n_pieces(self) -> int:
-        return max(1, -(-self.longest // (_BLOCK * _N_BLOCKS)))
+        return max(1, -(-self.longest // (self.tiles.block * self.tiles.n_blocks)))
 
     @property
     def _programs(self) -> tuple[int]:
@@ -112,8 +127,10 @@ class _Scan:
 class CudaScan:
     """The codes of some index shards in the memory of a device. Safe to use from many threads."""
 
-    def __init__(self, shards: Sequence[IndexShard], device: str = "cuda") -> None:
-        """Copies the codes. ``device`` is torch's name; on ``cpu`` Triton's interpreter has to be on.
+    def __init__(self, shards: Sequence[IndexShard], device: str = "cuda", tiles: Tiles = Tiles()) -> None:
+        """Copies the codes, and the vectors where they fit.
+
+        ``device`` is torch's name; on ``cpu`` Triton's interpreter has to be on.
 
         Raises:
             WorkerError: the device fails, or has no memory for the codes.
@@ -123,15 +140,22 @@ class CudaScan:
             check_cuda()
             _check_room(shards)
         self._shards = {_address(shard): shard for shard in shards}  # while they live, so do the addresses
-        self._lock = (
-            threading.Lock()
-        )  # a device does one thing at a time, and Triton promises nothing about threads
+        self._tiles = tiles
+        self._lock = threading.Lock()  # Triton promises nothing about threads, and a device does one thing
         self._live: WeakKeyDictionary[IndexShard, torch.Tensor] = WeakKeyDictionary()
         with _device_errors():
             self._codes = {_address(shard): self._word_major(codes_of(shard)) for shard in shards}
             self._order = {
                 _address(shard): self._copy(shard.order_N) for shard in shards if shard.order_N is not None
             }
+            self._vectors: dict[int, torch.Tensor] = {}
+            if self._device.type != "cuda" or _vectors_fit(shards):
+                self._vectors = {_address(shard): self._rows(shard.vectors_ND) for shard in shards}
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the vectors fitted too."""
+        return bool(self._vectors)
 
     def first_rows(
         self,
@@ -146,13 +170,14 @@ class CudaScan:
         hamming_QC = np.full((len(codes_QW), n), FAR, dtype=np.int32)
         place_QC = np.full((len(codes_QW), n), NOWHERE, dtype=np.int64)
         spans_QS2 = _spans(shard, within)
-        with self._lock, _device_errors():
+        with self._on_device():
             scan = _Scan(
                 codes=self._codes[address],
                 queries=self._copy(_words(codes_QW)),
                 live=self._live_rows(shard),
                 order=self._order.get(address),
                 spans=self._copy(spans_QS2),
+                tiles=self._tiles,
                 longest=int((spans_QS2[..., 1] - spans_QS2[..., 0]).max(initial=0)),
             )
             for (a, b), keys_QX in _nearest(scan, n):
@@ -164,6 +189,51 @@ class CudaScan:
                 place_QC[a:b][query_M, column_M] = to_place(number, row_M)
         return hamming_QC, place_QC
 
+    def rough_distances(
+        self, shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC: IntArray
+    ) -> Float32Array:
+        """Float32 distances of candidates, infinite where there is none."""
+        rough_QC = np.full(place_QC.shape, np.inf, dtype=np.float32)
+        step = max(1, self._tiles.numbers // xq_QD.shape[1])
+        with self._on_device():
+            queries = self._copy(xq_QD)
+            for number, shard in enumerate(shards):
+                query_M, column_M = np.nonzero((place_QC != NOWHERE) & (shard_of(place_QC) == number))
+                row_M = row_of(place_QC[query_M, column_M])
+                for some in (slice(a, a + step) for a in range(0, len(row_M), step)):
+                    x_MD = self._vectors[_address(shard)][self._copy(row_M[some])].float()
+                    x_MD -= queries[self._copy(query_M[some])]
+                    rough_QC[query_M[some], column_M[some]] = x_MD.square_().sum(dim=1).cpu().numpy()
+        return rough_QC
+
+    def near_rows(
+        self, shard: IndexShard, xq_QD: Float32Array, n: int, bound_Q: Float32Array, slack: np.float32
+    ) -> Iterator[tuple[IntArray, IntArray, Float32Array]]:
+        """As `hamming.DeviceScan` says."""
+        step = max(1, self._tiles.numbers // max(len(xq_QD), xq_QD.shape[1]))
+        for a in range(0, shard.n_rows, step):
+            with self._on_device():
+                x_ND = self._vectors[_address(shard)][a : a + step].float()
+                rough_QN = torch.addmm(x_ND.square().sum(dim=1), self._copy(xq_QD), x_ND.T, alpha=-2)
+                live = self._live_rows(shard)
+                if live is not None:
+                    row_N = torch.arange(a, a + len(x_ND), device=self._device)
+                    rough_QN[:, (live[row_N >> 3] >> (row_N & 7).to(torch.uint8)) & 1 == 0] = torch.inf
+                bound_Q1 = self._copy(bound_Q)[:, None]
+                if len(x_ND) > n:
+                    bound_Q1 = bound_Q1.minimum(
+                        rough_QN.kthvalue(n, dim=1, keepdim=True).values + float(slack)
+                    )
+                query_M, column_M = ((rough_QN <= bound_Q1) & rough_QN.isfinite()).nonzero(as_tuple=True)
+                found = (query_M, column_M + a, rough_QN[query_M, column_M])
+                query_M, row_M, rough_M = (array.cpu().numpy() for array in found)
+            yield query_M, row_M, rough_M
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        with self._lock, _device_errors():
+            yield
+
     def _word_major(self, codes_NW: ByteArray) -> torch.Tensor:
         n, width = codes_NW.shape
         codes = torch.empty((-(-width // _WORD), n), dtype=torch.int32, device=self._device)
@@ -171,6 +241,14 @@ class CudaScan:
             words_NW = _words(codes_NW[a : a + _COPIED_ROWS])
             codes[:, a : a + len(words_NW)] = self._copy(np.ascontiguousarray(words_NW.T))
         return codes
+
+    def _rows(self, vectors_ND: VectorArray) -> torch.Tensor:
+        """The vectors as stored, in the device's memory."""
+        kind = torch.float16 if vectors_ND.dtype == np.float16 else torch.float32
+        copied = torch.empty(vectors_ND.shape, dtype=kind, device=self._device)
+        for a in range(0, len(vectors_ND), _COPIED_ROWS):
+            copied[a : a + _COPIED_ROWS] = self._copy(vectors_ND[a : a + _COPIED_ROWS])
+        return copied
 
     def _live_rows(self, shard: IndexShard) -> torch.Tensor | None:
         if shard.live_bitmap is None:
@@ -214,6 +292,12 @@ def _check_room(shards: Sequence[IndexShard]) -> None:
             f"the codes take {needed} bytes and a search {_SPARE_BYTES}, the CUDA device has {free} left",
             _ELSEWHERE,
         )
+
+
+def _vectors_fit(shards: Sequence[IndexShard]) -> bool:
+    """Whether there is memory for them beside codes that are there already."""
+    free, _ = torch.cuda.mem_get_info()
+    return bool(sum(shard.vectors_ND.nbytes for shard in shards) + _SPARE_BYTES <= free)
 
 
 def _spans(shard: IndexShard, within: tuple[int, int] | Int32Array) -> IntArray:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline.index.arrays import BoolArray, Float32Array, IntArray, VectorArray
+from pipeline.index.hamming import DeviceScan
 from pipeline.index.order import (
     Neighbours,
     nearest_pairs,
@@ -92,7 +93,12 @@ def float32_margin(d: int) -> np.float32:
 
 
 def nearest(
-    shards: Sequence[IndexShard], xq_QD: Float32Array, k: int, *, excluded_QE: IntArray | None = None
+    shards: Sequence[IndexShard],
+    xq_QD: Float32Array,
+    k: int,
+    *,
+    excluded_QE: IntArray | None = None,
+    device: DeviceScan | None = None,
 ) -> Neighbours:
     """The exact ``k`` nearest live rows of each query.
 
@@ -101,11 +107,12 @@ def nearest(
         xq_QD: unit queries, float32.
         k: with fewer live rows, all of them are returned and the rest is padding.
         excluded_QE: places that are not results of that query; -1 for none.
+        device: compares in float32 where it has the vectors; changes no result.
     """
     blocks = []
     for q0 in range(0, len(xq_QD), _QUERY_BLOCK):
         block = slice(q0, q0 + _QUERY_BLOCK)
-        blocks.append(_nearest_block(shards, xq_QD[block], k, _rows_of(excluded_QE, block)))
+        blocks.append(_nearest_block(shards, xq_QD[block], k, _rows_of(excluded_QE, block), device))
     if not blocks:
         return to_neighbours(*_no_pairs(), shards, (0, k))
     return Neighbours(
@@ -138,22 +145,40 @@ def pairs_at_distance(
 
 
 def _nearest_block(
-    shards: Sequence[IndexShard], xq_QD: Float32Array, k: int, excluded_QE: IntArray | None
+    shards: Sequence[IndexShard],
+    xq_QD: Float32Array,
+    k: int,
+    excluded_QE: IntArray | None,
+    device: DeviceScan | None,
 ) -> Neighbours:
     near = _Near(shards, xq_QD, k)
     n_asked = k + (0 if excluded_QE is None else excluded_QE.shape[1])
-    for number, row_N, rough_QN in _rough_distances(shards, xq_QD):
-        bound_Q = near.bound_Q
-        if rough_QN.shape[1] > n_asked and np.isinf(bound_Q).any():
-            own_Q = np.partition(rough_QN, n_asked - 1, axis=1)[:, n_asked - 1]
-            bound_Q = np.minimum(bound_Q, own_Q + near.slack)
-        query_M, column_M = _where(rough_QN <= bound_Q[:, None])
-        place_M, rough_M = to_place(number, row_N[column_M]), rough_QN[query_M, column_M]
+    for number, pairs in _near_pairs(shards, xq_QD, n_asked, near, device):
+        query_M, row_M, rough_M = pairs
+        place_M = to_place(number, row_M)
         if excluded_QE is not None and len(query_M):
             stays_M = (place_M[:, None] != excluded_QE[query_M]).all(axis=1)
             query_M, place_M, rough_M = query_M[stays_M], place_M[stays_M], rough_M[stays_M]
         near.add(query_M, rough_M, place_M)
     return near.neighbours()
+
+
+def _near_pairs(
+    shards: Sequence[IndexShard], xq_QD: Float32Array, n: int, near: "_Near", device: DeviceScan | None
+) -> Iterator[tuple[int, tuple[IntArray, IntArray, Float32Array]]]:
+    """What can be among the ``n`` nearest, block by block: shard; queries, rows, rough distances of pairs."""
+    if device is not None and device.has_vectors:
+        for number, shard in enumerate(shards):
+            for pairs in device.near_rows(shard, xq_QD, n, near.bound_Q, near.slack):
+                yield number, pairs
+        return
+    for number, row_N, rough_QN in _rough_distances(shards, xq_QD):
+        bound_Q = near.bound_Q
+        if rough_QN.shape[1] > n and np.isinf(bound_Q).any():
+            own_Q = np.partition(rough_QN, n - 1, axis=1)[:, n - 1]
+            bound_Q = np.minimum(bound_Q, own_Q + near.slack)
+        query_M, column_M = _where(rough_QN <= bound_Q[:, None])
+        yield number, (query_M, row_N[column_M], rough_QN[query_M, column_M])
 
 
 class _Near:

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.index import kernel, plain
-from pipeline.index.arrays import BoolArray, ByteArray, Int32Array, IntArray
+from pipeline.index.arrays import BoolArray, ByteArray, Float32Array, Int32Array, IntArray
 from pipeline.index.order import (
     FAR,
     NOWHERE,
@@ -39,7 +39,7 @@ _Piece = tuple[int, int, int, int]  # first query, past the last, which share of
 
 
 class DeviceScan(Protocol):
-    """Codes in the memory of a device, which scans them."""
+    """Codes in the memory of a device, which scans them; and vectors, where they fit."""
 
     def first_rows(
         self,
@@ -50,6 +50,26 @@ class DeviceScan(Protocol):
         within: tuple[int, int] | Int32Array,
     ) -> tuple[Int32Array, IntArray]:
         """As `plain.first_rows`."""
+        ...
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the vectors are there too: without them the next two are not for use."""
+        ...
+
+    def rough_distances(
+        self, shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC: IntArray
+    ) -> Float32Array:
+        """Float32 distances of candidates, infinite where there is none."""
+        ...
+
+    def near_rows(
+        self, shard: IndexShard, xq_QD: Float32Array, n: int, bound_Q: Float32Array, slack: np.float32
+    ) -> Iterator[tuple[IntArray, IntArray, Float32Array]]:
+        """Queries, live rows and float32 distances less |q|^2, block by block, of all that can be near.
+
+        That is within ``bound_Q``, which may fall between blocks, and within ``slack`` of a block's n-th.
+        """
         ...
 
 

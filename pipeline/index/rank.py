@@ -12,19 +12,27 @@ import numpy as np
 from pipeline.index import kernel
 from pipeline.index.arrays import Float32Array, IntArray, VectorArray
 from pipeline.index.exact import float32_margin, place_distances
+from pipeline.index.hamming import DeviceScan
 from pipeline.index.order import NOWHERE, Neighbours, row_of, shard_of, to_neighbours
 from pipeline.index.rough import worth_reading
 from pipeline.index.shard import IndexShard
 
 
 def rank_candidates(
-    shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC: IntArray, k: int
+    shards: Sequence[IndexShard],
+    xq_QD: Float32Array,
+    place_QC: IntArray,
+    k: int,
+    device: DeviceScan | None = None,
 ) -> Neighbours:
     """The ``k`` nearest of each query's candidates; int64 [Q, C], -1 after the last.
 
-    Ties are decided by ids. Where two index shards tie, ids have to be read: that is left to numpy.
+    Ties are decided by ids. Where two index shards tie, ids have to be read: that is left to numpy. A device
+    that has the vectors ranks in float32; which are the nearest is still decided here.
     """
     place_QC = worth_reading(shards, xq_QD, place_QC, k)
+    if device is not None and device.has_vectors:
+        return _nearest(shards, xq_QD, place_QC, k, device.rough_distances(shards, xq_QD, place_QC))
     if not shards or not kernel.can_rank(tuple(shards)):
         return _rank_plainly(shards, xq_QD, place_QC, k)
     margin = margin_of(xq_QD.shape[1])
@@ -44,7 +52,13 @@ def margin_of(d: int) -> np.float32:
 def _rank_plainly(
     shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC: IntArray, k: int
 ) -> Neighbours:
-    rough_QC = _rough_distances(shards, xq_QD, place_QC)
+    return _nearest(shards, xq_QD, place_QC, k, _rough_distances(shards, xq_QD, place_QC))
+
+
+def _nearest(
+    shards: Sequence[IndexShard], xq_QD: Float32Array, place_QC: IntArray, k: int, rough_QC: Float32Array
+) -> Neighbours:
+    """Exact distances of all that can be among the k nearest, given float32 ones."""
     margin = margin_of(xq_QD.shape[1])
     if place_QC.shape[1] > k:
         near_QC = rough_QC <= np.partition(rough_QC, k - 1, axis=1)[:, k - 1 : k] + margin

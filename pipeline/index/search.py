@@ -159,7 +159,7 @@ class Searcher:
         xq_QD = np.ascontiguousarray(xq_QD, dtype=np.float32)
         n_candidates = point.candidates
         if n_candidates is None or self._sieve is None:
-            found = nearest(self.shards, xq_QD, point.k, excluded_QE=excluded_QE)
+            found = nearest(self.shards, xq_QD, point.k, excluded_QE=excluded_QE, device=self.device)
         else:
             found = self._sieve.search(xq_QD, point.k, n_candidates, point.probes, excluded_QE)
         return FoundPlaces(

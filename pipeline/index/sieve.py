@@ -77,7 +77,7 @@ class Sieve:
                 threads=1 if alone else self._threads,
                 device=self._device,
             )
-            return rank_candidates(self._shards, xq_QD[rows], place_QC, k)
+            return rank_candidates(self._shards, xq_QD[rows], place_QC, k, self._device)
 
         found = map_pieces(one_block, blocks, self._threads if alone else 1)
         if len(found) == 1:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.index.arrays import Int32Array, IntArray
 from pipeline.index.encoder import Encoder, fit_encoder
-from pipeline.index.hamming import DeviceScan, nearest_codes
+from pipeline.index.hamming import DeviceScan, codes_of, nearest_codes
 from pipeline.index.lists import fit_centroids
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard
@@ -33,16 +33,14 @@ CASES = {
     "flat": (64, None, 1.0, 40),
     "flat, filtered": (64, None, 0.3, 40),
     "flat, nearly nothing left": (64, None, 0.01, 40),
-    "flat, all rows asked for": (64, None, 1.0, N + 5),
     "flat, 8 bits, where most rows tie": (8, None, 1.0, 40),
     "flat, 200 bits, no whole words": (200, None, 1.0, 40),
     "lists, all rows": (64, "all", 1.0, 40),
-    "lists, probed": (64, "probed", 1.0, 40),
     "lists, probed and filtered": (64, "probed", 0.3, 40),
 }
 """Bits, lists, share of rows that live, and C."""
-WHOLE = "lists, probed and filtered"
-"""The case that goes through both stages too."""
+WHOLE = {"both stages": "lists, probed and filtered", "exact": "flat, filtered"}
+"""Whole searches, over the index shards of these cases."""
 OpenScan = Callable[[list[IndexShard]], DeviceScan]
 
 
@@ -50,7 +48,7 @@ def ask(folder: Path, open_scan: OpenScan | None) -> dict[str, Any]:
     """The candidates of every case, int64 [Q, C], and the results of a whole search, int64 [Q, K]."""
     shards: dict[tuple[int, bool], list[IndexShard]] = {}
     scans: dict[tuple[int, bool], DeviceScan | None] = {}
-    answers: dict[str, IntArray] = {}
+    answers: dict[str, Any] = {}
     for name, (bits, lists, share, n) in CASES.items():
         form = bits, lists is not None
         encoder = _encoder(*form)
@@ -70,11 +68,13 @@ def ask(folder: Path, open_scan: OpenScan | None) -> dict[str, Any]:
             probes_QP=_PROBES_QP if lists == "probed" else None,
             device=scans[form],
         )
-        if name == WHOLE:
+        for search in (search for search, of in WHOLE.items() if of == name):
+            options = {"exact": True} if search == "exact" else {"candidates": 40, "probes": 2}
             found = Searcher(encoder, asked, None, device=scans[form]).search_places(
-                _XQ_QD, K, candidates=40, probes=2, exclude_ids=[_IDS[4], None, None, None]
+                _XQ_QD, K, exclude_ids=[_IDS[4], None, None, None], **options
             )
-            answers["results"] = found.neighbours.place_QK
+            answers[search] = found.neighbours.place_QK
+            answers[f"{search}, distances"] = found.neighbours.distance_QK
     return answers
 
 
@@ -96,8 +96,15 @@ def _encoder(bits: int, in_lists: bool) -> Encoder:
     return replace(encoder, centroids_LD=fit_centroids(_X_ND, L)) if in_lists else encoder
 
 
-if __name__ == "__main__":
-    from pipeline.index.cuda import CudaScan
+def _scan(shards: list[IndexShard], device: str) -> DeviceScan:
+    """Compares vectors in several steps, and long codes in several pieces of several blocks."""
+    from pipeline.index.cuda import CudaScan, Tiles
 
-    answers = ask(Path(sys.argv[1]), lambda shards: CudaScan(shards, sys.argv[2]))
+    long = codes_of(shards[0]).shape[1] > 8
+    tiles = Tiles(numbers=2_000, block=256, n_blocks=2) if long else Tiles(numbers=2_000)
+    return CudaScan(shards, device, tiles)
+
+
+if __name__ == "__main__":
+    answers = ask(Path(sys.argv[1]), lambda shards: _scan(shards, sys.argv[2]))
     np.savez(Path(sys.argv[1]) / "answers.npz", **answers)

@@ -4,12 +4,20 @@ The twin runs the same kernels in Triton's interpreter, on the processor.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.errors import WorkerError
 from pipeline.index.arrays import IntArray
-from tests.support.device_answers import CASES, answers_of, ask
+from pipeline.index.calibrate import calibrate
+from pipeline.index.device import on_device
+from pipeline.index.encoder import fit_encoder
+from pipeline.index.search import Searcher
+from tests.support.device_answers import CASES, WHOLE, answers_of, ask
+from tests.support.index_shards import open_shard, unit_rows
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton", reason="needs the extra 'device'")
@@ -28,9 +36,22 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return answers_of(tmp_path_factory.mktemp("there") / "answers", request.param)
 
 
-@pytest.mark.parametrize("case", [*CASES, "results"])
+@pytest.mark.parametrize("case", [*CASES, *WHOLE, *(f"{name}, distances" for name in WHOLE)])
 def test_device_finds_what_the_processor_finds(
     case: str, found: Mapping[str, IntArray], expected: Mapping[str, IntArray]
 ) -> None:
     assert (expected[case] >= 0).any()
     np.testing.assert_array_equal(expected[case], found[case])
+
+
+def test_without_a_device_auto_is_the_processor_and_cuda_an_error(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    x_ND = unit_rows(50, 8, seed=1)
+    encoder = fit_encoder(x_ND, bits=16)
+    shard = open_shard(tmp_path, [f"{i:02d}" for i in range(50)], x_ND, encoder)
+    point = replace(calibrate(encoder, [shard]), method="hamming", candidates={10: 20})
+    searcher = Searcher(encoder, [shard], point)
+    assert on_device(searcher, "auto") is searcher
+    with pytest.raises(WorkerError, match="no CUDA device"):
+        on_device(searcher, "cuda")
