@@ -66,6 +66,8 @@ function measured(frame) {{
     page: frame.dataset.page, width: frame.clientWidth, scheme: frame.style.colorScheme, n_texts, worst,
     paper: style(page.body).backgroundColor, wide: page.documentElement.scrollWidth,
     high: page.documentElement.scrollHeight, n_unnamed: unnamed.length,
+    overflowing: [...page.querySelectorAll('td')].filter(
+      one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent.trim().slice(0, 40)),
     n_pictures: page.querySelectorAll('img, [role=img]').length,
     smallest_px: Math.min(...[...page.querySelectorAll('svg.drawing text')].map(
       one => parseFloat(style(one).fontSize) * one.getScreenCTM().a)),
@@ -121,6 +123,7 @@ def test_pages_fit_every_screen_and_can_be_read_in_both_colour_schemes(folder: P
         assert one["n_texts"] > 20, one
         assert one["worst"]["ratio"] >= 4.5, one
         assert one["n_unnamed"] == 0, one
+        assert one["overflowing"] == [], one
         assert one["n_pictures"] > 0, one
         assert one["smallest_px"] is None or one["smallest_px"] >= 9.5, one  # of texts in drawings
         dark = sum(int(part) for part in re.findall(r"\d+", one["paper"])) < 200

@@ -21,6 +21,7 @@ CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-
 _THUMBNAIL = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
 _PARTS = re.compile(r"(?<=[_/.])(?=[^_/.])")
 _NARROW_COLUMNS = 3  # a table with more of them is folded on a phone
+_FOLDABLE_COLUMNS = 4  # with more of them each number has its column's name with it there
 
 
 def render_html(document: Document, thumbnails: Mapping[str, str] | None = None) -> str:
@@ -68,6 +69,7 @@ def _template() -> Template:
         "interval_bar": plots.interval_bar,
         "swatch": plots.swatch,
         "narrow": _NARROW_COLUMNS,
+        "foldable": _FOLDABLE_COLUMNS,
         "signs": {"good": "✓", "bad": "✗", "note": "·"},
     }
     return environment.from_string(_file("page.html"))
