@@ -20,7 +20,7 @@ from pipeline.storage.probe import prepare_store
 from pipeline.train.settings import ONNX, document
 
 if TYPE_CHECKING:
-    from pipeline.train.trial import Bench, Trial
+    from pipeline.train.trial import SharedImages, Trial
 
 UNTRAINED = "untrained"
 
@@ -37,15 +37,15 @@ def run_experiment(
     run: Run, label: str, experiment: Experiment, *, n_seeds: int, full: bool
 ) -> dict[str, Any]:
     """The result of an experiment, as JSON values."""
-    from pipeline.train.trial import Bench
+    from pipeline.train.trial import SharedImages
 
     started = time.monotonic()
     prepare_store(run.store, single_writer=run.config.single_writer)
     job = train_job(run, label)
     ways = ways_of(experiment, run.config.train, full=full)
     seeds = range(job.settings.seed, job.settings.seed + n_seeds)
-    bench = Bench(job, _stages(run))
-    ids, classes = bench.judged()
+    shared = SharedImages(job, _stages(run))
+    ids, classes = shared.judged()
 
     def judge(trial: "Trial", *, trained: bool) -> Answers:
         return answers_of(trial.vectors() if trained else trial.untrained(), ids, classes)
@@ -54,7 +54,7 @@ def run_experiment(
         from pipeline.train.trial import Trial
 
         settings = job.settings.model_copy(update={**way.settings, "seed": seed})
-        return Trial(job=replace(job, settings=settings), bench=bench, share=way.share)
+        return Trial(job=replace(job, settings=settings), shared=shared, share=way.share)
 
     steps = job.settings.steps
     run.progress.stage("train", len(ways) * n_seeds * steps, "steps")
@@ -64,7 +64,7 @@ def run_experiment(
         results = []
         for place, one in enumerate(trials):
             before = (number * n_seeds + place) * steps
-            run.events.record("training_started", training=one.key, images=len(bench.ids))
+            run.events.record("training_started", training=one.key, images=len(shared.ids))
             found = one.run(_watch(run, before, f"{way.name}, seed {one.job.settings.seed}"))
             run.events.record(
                 "training_ended", training=one.key, steps=found["steps"], stopped=found["stopped"]
@@ -72,7 +72,7 @@ def run_experiment(
             run.progress.advance(before + steps)
             results.append(found)
         done.append(
-            _done(experiment, bench, way, trials, results, [judge(one, trained=True) for one in trials])
+            _done(experiment, shared, way, trials, results, [judge(one, trained=True) for one in trials])
         )
     firsts = [trial(ways[0], seed) for seed in seeds[: 1 if job.trunk is not None else n_seeds]]
     answers = [judge(one, trained=False) for one in firsts]
@@ -84,10 +84,10 @@ def run_experiment(
         "source": run.config.source,
         "label": label,
         "images": {
-            "usable": len(bench.ids),
+            "usable": len(shared.ids),
             "judged": len(ids),
             "without_label": job.images.n_without_label,
-            "rejected": bench.packed.rejected,
+            "rejected": shared.packed.rejected,
         },
         "seeds": list(seeds),
         "metric": METRIC,
@@ -106,7 +106,7 @@ def run_experiment(
 
 def _done(
     experiment: Experiment,
-    bench: "Bench",
+    shared: "SharedImages",
     way: Way,
     trials: Sequence["Trial"],
     results: Sequence[dict[str, Any]],
@@ -115,7 +115,7 @@ def _done(
     from pipeline.train.trial import cost_of
 
     settings = trials[0].job.settings
-    n_images = [len(bench.roles(one.job.settings, way.share).train) for one in trials]
+    n_images = [len(shared.roles(one.job.settings, way.share).train) for one in trials]
     cost = (None, None) if settings.network.startswith(ONNX) else cost_of(settings)
     x = {
         Experiment.DIMENSION: settings.dim,

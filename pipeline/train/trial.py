@@ -12,7 +12,7 @@ Legend: N images, D dimensions.
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ Places = NDArray[np.int64]
 
 _JUDGED_SHARE = 0.3
 _JUDGED_SEED = 20150312  # any number that no training is likely to have
+_VIEWS_SEED = 0
 _AT_ONCE = 64
 
 
@@ -51,7 +52,7 @@ class Roles:
     judged: Places
 
 
-class Bench:
+class SharedImages:
     """What all trials of an experiment share on this machine: the packed images, the features of a trunk."""
 
     def __init__(self, job: TrainJob, advance: Advance) -> None:
@@ -64,10 +65,11 @@ class Bench:
         self.packed: PackedImages = job.pack(advance)
         self.images = job.images.take(self.packed.kept)
         self.ids: list[str] = self.images.rows["image_id"].to_pylist()
-        self._features = None if job.trunk is None else job.examples(self.packed, advance)
+        drawn_once = replace(job, settings=job.settings.model_copy(update={"seed": _VIEWS_SEED}))
+        self._features = None if job.trunk is None else drawn_once.examples(self.packed, advance)
 
     def examples(self, job: TrainJob) -> Examples:
-        """The inputs of a trial; a trunk's features are those of the first seed's views."""
+        """The inputs of a trial; a trunk's features are of the same views in all trials."""
         if isinstance(self._features, FeatureExamples):
             return self._features.with_seed(job.settings.seed)
         return job.examples(self.packed)
@@ -111,13 +113,13 @@ class Trial:
     """One training: ``job`` is of all images, ``share`` of those to train on is kept."""
 
     job: TrainJob
-    bench: Bench
+    shared: SharedImages
     share: float = 1.0
 
     @property
     def key(self) -> str:
         """The name of the training: what it is derived from."""
-        facts = {"share": self.share, "judged_share": _JUDGED_SHARE, "judged_seed": _JUDGED_SEED}
+        facts = {"share": self.share, "judged": [_JUDGED_SHARE, _JUDGED_SEED], "views_seed": _VIEWS_SEED}
         return task_key("trial", 1, facts, [self.job.key()])
 
     def run(self, watch: Callable[[int], None]) -> dict[str, Any]:
@@ -125,16 +127,16 @@ class Trial:
         present = training_result(self.job.store, self.key)
         if present is not None:
             return present
-        roles = self.bench.roles(self.job.settings, self.share)
+        roles = self.shared.roles(self.job.settings, self.share)
         return Training(
             self.job.network(),
             Data(
-                labels=self.bench.images.labels,
+                labels=self.shared.images.labels,
                 train=roles.train,
                 held=roles.validation,
-                n_classes=len(self.bench.images.names),
+                n_classes=len(self.shared.images.names),
             ),
-            _Watched(self.bench.examples(self.job), watch),
+            _Watched(self.shared.examples(self.job), watch),
             self.job.settings,
             store=self.job.store,
             key=self.key,
@@ -152,8 +154,8 @@ class Trial:
         return self._embedded(None if self.job.trunk is not None else self.job.network().eval())
 
     def _embedded(self, net: EmbeddingNet | None) -> NDArray[np.float32]:
-        examples = self.bench.examples(self.job)
-        judged = self.bench.roles(self.job.settings, 1.0).judged
+        examples = self.shared.examples(self.job)
+        judged = self.shared.roles(self.job.settings, 1.0).judged
         parts = []
         with torch.no_grad():
             for start in range(0, len(judged), _AT_ONCE):
