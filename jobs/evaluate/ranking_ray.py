@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from jobs.evaluate.retrieval_question import RetrievalQuestion
+from jobs.progress import TerminalProgress
 from pipeline.cluster.pool import ClusterOptions, SetAside
 from pipeline.cluster.ray_pool import RayPool
 from pipeline.errors import WorkerError
@@ -31,7 +32,8 @@ def rank_on_ray(question: RetrievalQuestion, options: ClusterOptions) -> Callabl
     def rank(contest: Contest) -> Ranking:
         blocks = contest.blocks()
         answers: dict[int, Ranked] = {}
-        with RayPool(options) as pool:
+        with RayPool(options) as pool, TerminalProgress() as progress:
+            progress.stage("rank", len(contest.query_rows_Q), "queries")
             for outcome in pool.run(partial(RankingWorker, question), blocks):
                 if isinstance(outcome, SetAside):
                     raise WorkerError(
@@ -40,6 +42,7 @@ def rank_on_ray(question: RetrievalQuestion, options: ClusterOptions) -> Callabl
                         fix="give them more memory, or use fewer workers: each holds all ids and labels",
                     )
                 answers[outcome.index] = outcome.result
+                progress.advance(sum(len(blocks[number]) for number in answers))
         return contest.ranking(answers[number] for number in range(len(blocks)))
 
     return rank

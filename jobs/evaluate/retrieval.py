@@ -8,6 +8,7 @@ import typer
 from jobs.evaluate.page import Page, write_page
 from jobs.evaluate.pictures import thumbnails
 from jobs.evaluate.ranking_ray import rank_on_ray
+from jobs.evaluate.ranking_shown import rank_shown
 from jobs.evaluate.retrieval_question import RetrievalQuestion, SnapshotRef
 from jobs.evaluate.subject import label_column, named_snapshot, numbers, read_text
 from jobs.on_ray import RayAddress, RayWorkers, ray_options
@@ -20,7 +21,7 @@ from pipeline.evaluate.evaluation import Estimate, EvaluationReport
 from pipeline.evaluate.judgements_file import read_ids, read_judgements
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
 from pipeline.evaluate.report.retrieval_page import query_picture, retrieval_document
-from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval, rank_here
+from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval
 from pipeline.snapshot.open import OpenSnapshot
 
 _SHOWN = ("success@1", "success@10", "map", "r_precision", "precision@10", "recall@10", "ndcg@10")
@@ -127,7 +128,7 @@ def answered(
         asked=posed.asked,
         ann_recall=None if found is None else Estimate(mean=found.mean, low=found.low, high=found.high),
         options=posed.options,
-        rank=rank_here if cluster is None else rank_on_ray(question, cluster),
+        rank=rank_shown if cluster is None else rank_on_ray(question, cluster),
     )
 
 
