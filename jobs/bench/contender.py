@@ -137,5 +137,6 @@ def _peer_code(folder: Path) -> Path:
 
 
 def _last_line(path: Path) -> str:
+    """What went wrong, not the advice that an error of ours ends with."""
     lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1][:500] if lines else ""
+    return next((line[:500] for line in reversed(lines) if not line.startswith("  fix: ")), "")

@@ -136,6 +136,7 @@ class CudaScan:
             WorkerError: the device fails, or has no memory for the codes.
         """
         self._device = torch.device(device)
+        torch.set_float32_matmul_precision("highest")  # the margin is one of float32 products
         if self._device.type == "cuda":
             check_cuda()
             _check_room(shards)

@@ -9,15 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.bench.index.contest import best_peer
-from jobs.bench.index.data_set import exact_bounds, identity_set, read_vectors, vectors_set
+from jobs.bench.index.data_set import DataSet, exact_bounds, identity_set, read_vectors, vectors_set
 from jobs.bench.index.grid import HNSW32, chosen_peers, peers
 from jobs.bench.index.identity import IMAGES_OF_ONE, D, identity_model
 from jobs.bench.index.middle import measure_middle
 from jobs.bench.index.picture import draw_curves, frontier
-from jobs.bench.index.race import best_point
+from jobs.bench.index.race import Race, best_point, our_runner, prepare_ours, row
 from jobs.bench.peers.index.measure import recall
 from jobs.bench.peers.index.residency import drop, resident_bytes
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, WorkerError
+from pipeline.index.device import check_cuda
 
 
 def test_identity_model_has_the_spectrum_and_the_cosines_that_were_measured_on_faces() -> None:
@@ -164,6 +165,31 @@ def test_identity_set_bounds_are_distances_to_images_of_the_same_identity(tmp_pa
     bound_Q = np.load(data.folder / "bounds.npy")
     assert data.n_queries == len(bound_Q) == 1_000
     assert 0.3 < np.median(bound_Q) < 1.2  # strangers are 2 apart
+
+
+def test_row_of_a_device_that_is_not_there_says_why_not(tmp_path: Path) -> None:
+    try:
+        check_cuda()
+    except WorkerError as exc:
+        why = exc.message
+    else:
+        pytest.skip("there is a CUDA device")
+    data = DataSet(name="none", folder=tmp_path, rows=1, d=1, n_queries=1)
+    (tmp_path / "parts").mkdir()
+    race = Race(
+        data=data,
+        cores=1,
+        rounds=1,
+        k=10,
+        target=0.9,
+        tuning_s=0.1,
+        racing_s=0.1,
+        limit_s=60,
+        work=tmp_path,
+    )
+    runner = our_runner("ours_cuda", "bitsieve, flat, on a GPU")
+    prepare_ours(race, runner, {"device": "cuda"}, with_curve=False)
+    assert why in row(race, runner)["failure"]
 
 
 def test_middle_stage_finds_more_neighbours_in_as_many_vectors(tmp_path: Path) -> None:
