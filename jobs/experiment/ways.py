@@ -87,6 +87,11 @@ def ways_of(experiment: Experiment, base: TrainConfig, *, full: bool) -> list[Wa
     Raises:
         UsageError: the shared settings leave nothing to compare.
     """
+    if base.compatible_with:
+        raise UsageError(
+            "an experiment compares trainings that are free of an older model",
+            fix="leave train.compatible_with away",
+        )
     if experiment is Experiment.LOSSES:
         own = {"margin": None, "scale": None}
         return [Way(name=n, meaning=m, settings={"loss": n, **own}) for n, m in _LOSSES.items()]

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.experiment.ways import Experiment, ways_of
+from pipeline.config import TrainConfig
 from pipeline.errors import UsageError
 from pipeline.evaluate import experiment
 from pipeline.evaluate.experiment import Answers, Tried, Verdict, answers_of, compare_ways
@@ -117,15 +119,9 @@ def result_of(name: str, ways: list[Tried], x: list[float | None]) -> dict[str, 
         "concludes": outcome.concludes,
         "ways": [{**known, "x": at, **way.to_json()} for way, at in zip(outcome.ways, x, strict=True)],
         "scaled": "",
-        "settings": dict.fromkeys(experiment_page_settings(), 1),
+        "settings": TrainConfig().model_dump(),
         "software": {"numpy": "2"},
     }
-
-
-def experiment_page_settings() -> list[str]:
-    from pipeline.config import TrainConfig
-
-    return list(TrainConfig.model_fields)
 
 
 def test_the_page_shows_the_published_table_beside_its_own(ways: list[Tried]) -> None:
@@ -161,3 +157,26 @@ def test_few_classes_conclude_nothing(ways: list[Tried], monkeypatch: pytest.Mon
 def test_answers_are_of_images_with_partners_in_order_of_ids() -> None:
     found: Answers = answers_of(vectors(0.1)[:4], ["b", "a", "d", "c"], ["x", "x", "y", "z"])
     assert found.classes_Q == ("x", "x")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "settings", "said"),
+    [
+        (Experiment.POOLING, {"network": "onnx:trunk.onnx"}, "there is no map left to pool"),
+        (Experiment.FLOPS, {"network": "nn4"}, "flops brings its own networks"),
+        (Experiment.LOSSES, {"compatible_with": "index#main"}, "free of an older model"),
+    ],
+)
+def test_settings_that_leave_nothing_to_compare_are_refused(
+    experiment: Experiment, settings: dict[str, str], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        ways_of(experiment, TrainConfig(**settings), full=False)
+
+
+def test_every_way_is_a_training_that_can_be_asked_for() -> None:
+    for experiment_ in Experiment:
+        ways = ways_of(experiment_, TrainConfig(), full=experiment_ is Experiment.FLOPS)
+        for way in ways:
+            TrainConfig.model_validate({**TrainConfig().model_dump(), **way.settings})
+        assert len({way.name for way in ways}) == len(ways)
