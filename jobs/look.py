@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -40,11 +41,12 @@ class Listed:
     attributes: pa.Table
 
 
-def look(run: Run, model: Model, on_change: Callable[[], None] | None = None) -> Listed:
+def look(run: Run, model: Model, on_change: Callable[[bool], None] | None = None) -> Listed:
     """Lists the source and compares it with the newest snapshot; ``run`` takes over what it was not told.
 
     Nothing is listed where the run has a change list: then the catalog is the newest snapshot's, changed.
-    ``on_change`` is called, perhaps often, while tars or files are listed that are not as they were.
+    ``on_change`` is called, perhaps often, while tars or files are listed that are not as they were, with
+    whether no image has a vector yet.
 
     Raises:
         StoreMismatch: the collection is made from another source.
@@ -57,7 +59,8 @@ def look(run: Run, model: Model, on_change: Callable[[], None] | None = None) ->
         parent = load_parent(run.store, manifest, model.model_id, run.cache)
     with run.stage("list"):
         if run.changes is None:
-            catalog = _list(run, on_change)
+            is_first = not parent.live.num_rows
+            catalog = _list(run, None if on_change is None else partial(on_change, is_first))
             attributes = attributes_table(catalog.images())
         else:
             catalog, attributes = changed_catalog(run, manifest, parent, run.changes)

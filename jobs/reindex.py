@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from jobs.candidate import Findings, candidate_content, index_settings, judged, label_column
 from jobs.compaction import compact, due_compaction
-from jobs.embedding import embed_stage
+from jobs.embedding import embed_stage, expect_work
 from jobs.imported import Importer
 from jobs.look import Listed, image_shards, look
 from jobs.models import collection_model
@@ -102,7 +102,7 @@ def _begin(run: Run) -> Model:
 
 def _night(run: Run, model: Model, sitting: Sitting | None = None, importer: Importer | None = None) -> Night:
     """A night, or with ``sitting`` one of a backfill."""
-    listed = look(run, model, run.pool.prepare)  # workers start while the source is listed
+    listed = look(run, model, partial(expect_work, run))
     check_index(run.config.index, model.card.dim)
     attributes = _attributes(run, listed)
     imported = None if importer is None else importer(run, model, listed)

@@ -8,6 +8,7 @@ by the environment, when Arrow is loaded.
 import contextlib
 import ctypes
 import os
+from pathlib import Path
 
 ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 """Of every process: Arrow allocates from the C library's heap."""
@@ -29,3 +30,12 @@ def give_back_freed_memory() -> None:
     """Gives the system what the C library's heap holds free, of all threads; nothing where it cannot."""
     with contextlib.suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever had resident; 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

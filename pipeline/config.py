@@ -80,6 +80,9 @@ class EmbedConfig(_Section):
         None, ge=64 << 20, description="bytes an actor may hold beside its model; from the machine if absent"
     )
     shard_images: int = Field(10_000, ge=1, description="the most images in one image shard")
+    few_images: int = Field(
+        1_000, ge=0, description="images up to which one process beside the driver is enough, without Ray"
+    )
 
 
 class DecodeConfig(_Section):

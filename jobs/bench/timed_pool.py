@@ -67,6 +67,17 @@ class TimedPool:
     def prepare(self) -> None:
         """Does nothing: what the pool takes to start belongs to the first call."""
 
+    def prepare_few(self, *modules: str) -> None:
+        """Does nothing, as ``prepare``."""
+
+    def few(
+        self,
+        make_worker: Callable[[], Worker[Task, Result]],  # noqa: ARG002
+        tasks: Sequence[Task],  # noqa: ARG002
+    ) -> Iterator[Done[Result]]:
+        """Nothing: it is the engine that is measured."""
+        yield from ()
+
     def release(self) -> None:
         """See ``Pool``."""
         self._pool.release()

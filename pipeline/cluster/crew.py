@@ -18,12 +18,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Generic
 
 import ray
 import ray.exceptions
 
+from pipeline.allocator import peak_bytes
 from pipeline.cluster.pool import (
     CarefulWorker,
     ClusterOptions,
@@ -126,7 +126,7 @@ class Actor:
         else:
             result = self._worker.run(task)
         node = ray.get_runtime_context().get_node_id()
-        return result, f"{node[:12]}:{os.getpid()}", _peak_bytes()
+        return result, f"{node[:12]}:{os.getpid()}", peak_bytes()
 
 
 def actors(options: ClusterOptions) -> Any:
@@ -333,15 +333,6 @@ class Crew(Generic[Task, Result]):
             return SetAside(index=attempt.index, attempts=attempt.attempt, reason=reason)
         self._todo.put_first(Try(attempt.index, attempt.attempt + 1, careful=True))
         return None
-
-
-def _peak_bytes() -> int:
-    """The most memory this process ever had resident; 0 where the system does not say."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 def kill(actor: Any) -> None:

@@ -69,6 +69,22 @@ class Pool(Protocol):
         """There will be tasks soon, in all likelihood: starts what takes time to start, and does not wait."""
         ...
 
+    def prepare_few(self, *modules: str) -> None:
+        """There will be few tasks: starts what takes time to start for ``few``; it will need ``modules``."""
+        ...
+
+    def few(
+        self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
+    ) -> Iterator[Done[Result]]:
+        """Carries out tasks that take one worker less time than an engine takes to start, if the pool can.
+
+        What has no outcome at the end, perhaps all, is to be given to ``run``.
+
+        Raises:
+            BitsieveError: as in ``run``.
+        """
+        ...
+
     def release(self) -> None:
         """There will be no more tasks, in all likelihood: ends what was started for them.
 

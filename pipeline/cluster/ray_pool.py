@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.allocator import WORKER_ENVIRONMENT
+from pipeline.cluster.child import Child
 from pipeline.cluster.metrics import Meters, Metric
 from pipeline.cluster.pool import ClusterOptions, Done, Result, SetAside, Task, Worker
 from pipeline.cluster.scratch import Scratch
@@ -42,6 +43,7 @@ class RayPool:
     _meters: Meters = field(default_factory=Meters)
     _starting: Future[None] | None = None
     _starter: ThreadPoolExecutor | None = None
+    _child: Child | None = None
 
     def __enter__(self) -> "RayPool":
         return self
@@ -53,6 +55,9 @@ class RayPool:
 
     def release(self) -> None:
         """See ``Pool``."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
         if self._starting is not None:
             self._starting.exception()  # waits for a start that is under way
             self._starting = None
@@ -100,6 +105,28 @@ class RayPool:
             yield from crew.outcomes()
         finally:
             crew.dismiss()
+
+    def prepare_few(self, *modules: str) -> None:
+        """See ``Pool``."""
+        if self._child is None and self._takes_few:
+            self._child = Child(modules)
+
+    def few(
+        self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
+    ) -> Iterator[Done[Result]]:
+        """See ``Pool``: in one child of this process, unless there is a cluster or a GPU to be used."""
+        if tasks and self._takes_few:
+            self._child = self._child or Child()
+            self._n_workers = 1
+            yield from self._child.run(_as_here(make_worker), tasks)
+            self._child.end()
+            self._child = None
+
+    @property
+    def _takes_few(self) -> bool:
+        options = self.options
+        is_small = options.address is None and not options.gpus_per_worker and options.n_workers in (None, 1)
+        return is_small and not self._is_up and self._starting is None
 
     @contextlib.contextmanager
     def residents(

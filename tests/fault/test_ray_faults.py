@@ -207,7 +207,7 @@ def test_run_whose_workers_get_no_memory_ends_soon_and_blames_no_image(
     poor = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "20"}
     said = command.with_environment(**poor).run(
         "reindex", tmp_path / "source", "--store", tmp_path / "store",
-        "--model", tmp_path / "model.onnx", "--json",
+        "--model", tmp_path / "model.onnx", "--set", "embed.few_images=0", "--json",
     )  # fmt: skip
     error = said.json["error"]
     assert (said.code, error["kind"]) == (1, "worker"), said.stderr

@@ -11,6 +11,7 @@ from jobs.reindex import reindex
 from jobs.session import open_run
 from pipeline.config import CatalogConfig
 from tests.support.models import pool_model
+from tests.support.nights import Silence
 from tests.support.pictures import jpeg
 from tests.support.tiny_catalogs import write_folder
 
@@ -27,6 +28,25 @@ def scraped(port: int) -> dict[str, float]:
     return {f"{name} {outcome}": float(value) for name, outcome, value in found}
 
 
+class WhileReducing(Silence):
+    """Asks for the counters once everything is embedded: a night leaves Ray before it publishes."""
+
+    def __init__(self, expected: dict[str, float]) -> None:
+        self.expected = expected
+        self.found: dict[str, float] = {}
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        if name != "reduce":
+            return
+        import ray  # it reads its environment when it is first imported, so not before the run
+
+        (node,) = ray.nodes()
+        deadline = time.monotonic() + 60
+        while self.found != self.expected and time.monotonic() < deadline:
+            self.found = scraped(node["MetricsExportPort"])
+            time.sleep(0.2)
+
+
 def test_counters_of_an_embedding_are_exported_over_http(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,17 +60,12 @@ def test_counters_of_an_embedding_are_exported_over_http(
             "source": str(source),
             "store": str(tmp_path / "store"),
             "model": str(tmp_path / "model.onnx"),
-            "embed": {"workers": 1},
+            "embed": {"workers": 1, "few_images": 0},
             "gates": {"max_rejected_share": 1},
         }
     )
     expected = {"bitsieve_images_total embedded": N_IMAGES, "bitsieve_images_total unidentified": 1}
     with open_run(config, quiet=True) as run:
+        run.progress = progress = WhileReducing(expected)
         assert reindex(run).published
-        import ray  # it reads its environment when it is first imported, so not before the run
-
-        (node,) = ray.nodes()
-        deadline = time.monotonic() + 60
-        while (found := scraped(node["MetricsExportPort"])) != expected and time.monotonic() < deadline:
-            time.sleep(0.2)
-    assert found == expected
+    assert progress.found == expected

@@ -16,7 +16,8 @@ class InlinePool:
     ``n_tasks`` counts the tasks of every call, in order of calls. Tasks whose number is in ``deadly`` "kill
     their worker" in the first call that has tasks. ``before_task`` is what the world does meanwhile.
     ``tasks`` holds the tasks of every call, ``measured`` what was counted, by metric and labels, and
-    ``n_prepared`` and ``n_released`` how often it was told that tasks would come, and that none would.
+    ``n_prepared``, ``n_prepared_few`` and ``n_released`` how often it was told that tasks would come, that
+    few would, and that none would.
     """
 
     n_tasks: list[int] = field(default_factory=list)
@@ -25,6 +26,7 @@ class InlinePool:
     tasks: list[Sequence[Any]] = field(default_factory=list)
     measured: dict[tuple[str, ...], float] = field(default_factory=dict)
     n_prepared: int = 0
+    n_prepared_few: int = 0
     n_released: int = 0
 
     @property
@@ -33,6 +35,14 @@ class InlinePool:
 
     def prepare(self) -> None:
         self.n_prepared += 1
+
+    def prepare_few(self, *modules: str) -> None:
+        self.n_prepared_few += 1
+
+    def few(
+        self, make_worker: Callable[[], Worker[Task, Result]], tasks: Sequence[Task]
+    ) -> Iterator[Done[Result]]:
+        yield from ()
 
     def release(self) -> None:
         self.n_released += 1

@@ -201,6 +201,11 @@ class _Inline:
 
     def prepare(self) -> None: ...
 
+    def prepare_few(self, *modules: str) -> None: ...
+
+    def few(self, make_worker: object, tasks: list[Task]) -> Iterator[Done[Result]]:
+        yield from ()
+
     def release(self) -> None: ...
 
     def run(

@@ -25,6 +25,8 @@ from pipeline.config import CatalogConfig
 class Pool:
     def prepare(self):
         pass
+    def few(self, make_worker, tasks):
+        return ()
     def run(self, make_worker, tasks, *, deadline_s=None):
         pool = pyarrow.default_memory_pool().backend_name  # what Arrow chose by itself, in C++ too
         print(len(tasks), pool, *{modules} & set(sys.modules), flush=True)

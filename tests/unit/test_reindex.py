@@ -129,6 +129,7 @@ def test_reindex_repacked_tars_embed_nothing(tmp_path: Path) -> None:
 
 
 def test_reindex_workers_are_announced_while_changed_tars_are_listed_and_only_then(tmp_path: Path) -> None:
+    """All of them on a first night, one beside the driver on a later one."""
     shop = Collection(tmp_path)
     write_tar(shop.source / "a.tar", tar_of(*range(3)))
     write_tar(shop.source / "b.tar", tar_of(3, 4))
@@ -137,8 +138,8 @@ def test_reindex_workers_are_announced_while_changed_tars_are_listed_and_only_th
         if added:
             write_tar(shop.source / "b.tar", tar_of(3, 4, *added))
         shop.night()
-        announced.append(shop.pool.n_prepared)
-    assert announced == [2, 0, 1]
+        announced.append((shop.pool.n_prepared, shop.pool.n_prepared_few))
+    assert announced == [(2, 0), (0, 0), (0, 1)]
 
 
 def test_reindex_attributes_alone_publish_without_embedding(tmp_path: Path) -> None:
