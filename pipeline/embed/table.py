@@ -22,6 +22,7 @@ VectorDtype = Literal["float32", "float16"]
 
 _GROUP_BYTES = 4 << 20
 _GROUP_ROWS = 10_000
+_READ_ROWS = 16_384
 _WRITTEN: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
 
 REJECTS_SCHEMA = pa.schema(
@@ -135,10 +136,15 @@ def write_rows(sink: IO[bytes], table: pa.Table) -> None:
 
 
 def read_vectors(path: Path) -> npt.NDArray[np.float32]:
-    """The vectors of a part, float32 [N, D], rows as in the file."""
-    column = pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
-    dim = column.type.list_size
-    return np.asarray(column.flatten().to_numpy(), dtype=np.float32).reshape(-1, dim)
+    """The vectors of a part, float32 [N, D], in file order; a whole column at once takes twice the time."""
+    with pq.ParquetFile(path) as file:
+        dim = file.schema_arrow.field("embedding").type.list_size
+        x_ND = np.empty((file.metadata.num_rows, dim), dtype=np.float32)
+        first = 0
+        for batch in file.iter_batches(_READ_ROWS, columns=["embedding"]):
+            x_ND[first : first + len(batch)] = batch.column(0).flatten().to_numpy().reshape(-1, dim)
+            first += len(batch)
+    return x_ND
 
 
 def read_model_id(path: Path) -> str:

@@ -20,6 +20,7 @@ from jobs.bench.peers.index.library import Array, Settings
 from jobs.calibration import calibration_settings
 from jobs.stages import can_have, fit_settings
 from pipeline.config import IndexConfig
+from pipeline.embed.table import read_vectors
 from pipeline.index import kernel
 from pipeline.index.build import build_index_shard
 from pipeline.index.calibrate import MAX_REFITS, calibrate
@@ -130,19 +131,17 @@ class Index:
 
     def _rows(self, rows_N: Array) -> Array:
         """The vectors of these rows of all parts, in this order."""
-        found, first = [], 0
         places = np.argsort(rows_N, kind="stable")
-        ordered = rows_N[places]
+        ordered, first = rows_N[places], 0
+        found_ND = np.empty((0, 0), dtype=np.float32)
         for part in self._parts:
-            column = pq.read_table(part, columns=["embedding"])["embedding"].combine_chunks()
-            x_ND = column.values.to_numpy().reshape(len(column), -1)
-            here = ordered[(ordered >= first) & (ordered < first + len(x_ND))] - first
-            found.append(x_ND[here])
+            x_ND = read_vectors(part)
+            if first == 0:
+                found_ND = np.empty((len(rows_N), x_ND.shape[1]), dtype=np.float32)
+            here = slice(*np.searchsorted(ordered, (first, first + len(x_ND))))
+            found_ND[places[here]] = x_ND[ordered[here] - first]
             first += len(x_ND)
-        x_ND = np.concatenate(found)
-        back = np.empty_like(places)
-        back[places] = np.arange(len(places))
-        return np.ascontiguousarray(x_ND[back])
+        return found_ND
 
     def _reduce(self, encoder: Encoder, config: IndexConfig) -> None:
         shards = []
