@@ -8,6 +8,7 @@ is an error.
 """
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +33,9 @@ BUDGET_BYTES = 32 << 20
 RANGE_BYTES = 8 << 20
 _GAP_BYTES = 64 << 10
 _UNKNOWN_BYTES = 1 << 20  # what an object is thought to take if its listing does not say
-_THREADS = 16
+_IN_FLIGHT, _MOST_IN_FLIGHT = 32, 128  # fetches that are begun and not handed on
+_MOST_THREADS = 64
+_FAR_S = 0.005  # a store whose answers are waited for so long gets more requests at once
 _COLUMNS = ["image_id", "version", "size_bytes", "locator", "container", "row_group", "offset"]
 
 _Fetch = Callable[[], list[FetchedImage]]
@@ -80,14 +83,21 @@ def _fetches(
 
 
 def _in_flight(fetches: Iterable[tuple[int, _Fetch]], budget_bytes: int) -> Iterator[FetchedImage]:
-    """The images in order, while as many fetches as the budget allows (one always may) are under way."""
+    """The images in order, while as many fetches as the budget allows (one always may) are under way.
+
+    There are the more of them the farther away the store is: what matters is how many answers are waited for.
+    """
     pending: deque[tuple[int, Future[list[FetchedImage]]]] = deque()
-    held_bytes = 0
-    with ThreadPoolExecutor(_THREADS, "fetch") as threads:
+    held_bytes, most = 0, _IN_FLIGHT
+    with ThreadPoolExecutor(_MOST_THREADS, "fetch") as threads:
         try:
             for size_bytes, fetch in fetches:
-                while pending and (held_bytes + size_bytes > budget_bytes or len(pending) >= 2 * _THREADS):
-                    yield from pending[0][1].result()
+                while pending and (held_bytes + size_bytes > budget_bytes or len(pending) >= most):
+                    asked_s = time.monotonic()
+                    images = pending[0][1].result()
+                    if len(pending) >= most and time.monotonic() - asked_s > _FAR_S:
+                        most = min(2 * most, _MOST_IN_FLIGHT)
+                    yield from images
                     held_bytes -= pending.popleft()[0]
                 pending.append((size_bytes, threads.submit(fetch)))
                 held_bytes += size_bytes

@@ -4,6 +4,7 @@ import hashlib
 import random
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,6 +226,29 @@ def test_read_images_of_a_tar_asks_for_no_more_than_its_budget(tmp_path: Path) -
     images = list(read_images(store, SourceSpec(uri=""), rows, budget_bytes=500_000))
     assert [image.data for image in images] == bodies
     assert 200_000 <= store.most_bytes <= 500_000
+
+
+class FarStore(LocalStore):
+    """Answers the first 32 objects late, and the next 50 once all of these are waited for together."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._first, self._next = threading.Barrier(32), threading.Barrier(50)
+
+    def read(self, key: str, *, most_bytes: int | None = None) -> tuple[ObjectStat, bytes]:
+        if key < "032.jpg":
+            self._first.wait(20)
+            time.sleep(0.2)
+        elif key < "082.jpg":
+            self._next.wait(20)
+        return super().read(key, most_bytes=most_bytes)
+
+
+def test_read_images_asks_a_far_store_for_more_at_once(tmp_path: Path) -> None:
+    write_folder(tmp_path / "src", {f"{n:03d}.jpg": jpeg(n) for n in range(130)})
+    rows = list_of(tmp_path / "src", tmp_path).images()
+    images = list(read_images(FarStore(tmp_path / "src"), SourceSpec(uri=""), rows))
+    assert reasons(images) == [None] * 130
 
 
 class BrokenStore(LocalStore):
