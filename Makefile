@@ -21,13 +21,16 @@ ifeq (,$(shell grep -lF '$(CURDIR)/$(VENV)/' $(BIN)/pip 2>/dev/null))
 $(shell rm -f $(VENV)/*.stamp)
 endif
 
-.PHONY: help demo test check lint soak bench clean
+.PHONY: help demo demo-model test check lint soak bench clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/run.stamp  ## Run the whole pipeline on a small generated catalog; no network once installed
 	$(BIN)/bitsieve demo
+
+demo-model: $(VENV)/test.stamp  ## Train the built-in model again, from its seed
+	$(BIN)/python -m jobs.demo_model
 
 test: lint  ## Static checks, then every test
 	$(PYTEST)

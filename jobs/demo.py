@@ -4,7 +4,7 @@
 2. First night: index everything, publish snapshot 1.
 3. A night passes: 1 % of the photos change, one product is new, some photos are gone. Publish snapshot 2.
 4. Search with a photo that is not in the catalog.
-5. Evaluate: leave-one-out over the snapshot; a page with pictures.
+5. Evaluate: leave-one-out over the snapshot; the model beside others (``demo_models``); a page with pictures.
 """
 
 import json
@@ -17,7 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from jobs.demo_catalog import CatalogNight, DemoCatalog, write_demo_catalog, write_second_night
-from jobs.evaluate.retrieval import retrieval_report, write_report
+from jobs.demo_models import Comparisons, compare_models, models_json, models_line, with_models
+from jobs.evaluate.page import write_page
+from jobs.evaluate.retrieval import report_document, retrieval_report
 from jobs.models import BUILTIN
 from jobs.output import AsJson, print_result, say
 from jobs.progress import TerminalProgress
@@ -40,6 +42,9 @@ def command(
         Path, typer.Option("-o", "--output", help="Folder for everything the demo makes.")
     ] = Path("demo-output"),
     products: Annotated[int, typer.Option(min=20, help="How many products the shop has.")] = 200,
+    sift: Annotated[
+        bool, typer.Option("--sift", help="Also judge SIFT and visual words beside the model; minutes more.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The whole pipeline on a small generated catalog, ending in a report; no network, about a minute.
@@ -69,7 +74,12 @@ def command(
     found = search_images(snapshot, [query], 5, exact=False)["results"][0]
     say("evaluate: every photo is a query, the other photos of its product are what it should find")
     report = retrieval_report(snapshot, None)
-    write_report(snapshot, report, folder / "report.html")
+    say("the same photos by other models")
+    models = compare_models(snapshot, sift=folder / "sift.onnx" if sift else None)
+    shown = {**report.to_json(), "models": models_json(models)}
+    write_page(
+        folder / "report.html", with_models(report_document(snapshot, report), models), shown, snapshot
+    )
     result = {
         "seconds": round(time.monotonic() - started, 1),
         "catalog": {"images": catalog.n_images, "broken": len(catalog.broken)},
@@ -77,12 +87,13 @@ def command(
         "second_night": second.manifest.coverage.model_dump(),
         "search": found,
         "evaluation": report.to_json()["metrics"],
+        "models": models_json(models),
         "report": str(folder / "report.html"),
     }
     (folder / _MARKER).write_text(json.dumps(result, indent=1))
     lines = [
         *_nights(catalog, first, change, second),
-        *_findings(found, report, folder),
+        *_findings(found, report, models, folder),
         f"took {result['seconds']} s",
     ]
     print_result(result, "\n".join(lines), as_json=as_json)
@@ -128,7 +139,9 @@ def _nights(catalog: DemoCatalog, first: Night, change: CatalogNight, second: Ni
     ]
 
 
-def _findings(found: dict[str, Any], report: EvaluationReport, folder: Path) -> list[str]:
+def _findings(
+    found: dict[str, Any], report: EvaluationReport, models: Comparisons, folder: Path
+) -> list[str]:
     labels = [match["label"] for match in found["matches"]]
     right = sum(label == f"p{_QUERY_PRODUCT:04d}" for label in labels)
     success, average = report.metrics["success@1"], report.metrics["map"]
@@ -136,5 +149,6 @@ def _findings(found: dict[str, Any], report: EvaluationReport, folder: Path) -> 
         f"search        an unseen photo of p{_QUERY_PRODUCT:04d} finds {', '.join(labels)}: "
         f"{right} of {len(labels)} right",
         f"evaluation    success@1 {success.macro:.3f}, mAP {average.macro:.3f}, {report.n_queries} queries",
+        f"model         {models_line(models)}",
         f"report        {os.path.relpath(folder / 'report.html')}",
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs.run import Run
 from pipeline.errors import DataCorrupt, ModelError, ObjectMissing, StorageError, UsageError
+from pipeline.model.builtin import BUILTIN_FILE
 from pipeline.model.described import Model, remembered
 from pipeline.model.probe import probe_in_child, read_in_child
 from pipeline.snapshot.publish import newest
@@ -55,7 +56,9 @@ def collection_model(run: Run) -> Model:
 
 def model_bytes(where: str) -> bytes:
     """An ONNX file, local or on S3, or one of the models that bitsieve brings, by its name."""
-    if where in (BUILTIN, FILTERS):
+    if where == BUILTIN:
+        return BUILTIN_FILE.read_bytes()
+    if where == FILTERS:
         from pipeline.model.filters import build_filter_model  # it takes the onnx package
 
         return build_filter_model()

@@ -46,23 +46,36 @@ def command(
             f"an input of {size} pixels has no place for a descriptor", f"--size {least_size_px()}"
         )
     snapshot = find_place(store, collection, config).snapshot(None)
-    ids = snapshot.live["image_id"].to_pylist()
-    drawn = [ids[row] for row in np.argsort(seeded_order(ids, seed), kind="stable")[:images].tolist()]
-    prepared = _prepared(snapshot, drawn, read_model(build_descriptor_model(size), "sift").preprocess)
-    data = fit_sift(prepared, n_words=words, dim=dim, seed=seed, threads=os.cpu_count() or 1)
+    data, n_fitted_on = sift_of(snapshot, images=images, words=words, dim=dim, size=size, seed=seed)
     write_model(out, data)
     result: dict[str, Any] = {
         "file": str(out),
         "bytes": len(data),
         "model_id": read_model(data, str(out)).model_id,
-        "images": len(prepared),
+        "images": n_fitted_on,
         "words": words,
         "dim": dim,
         "size": size,
         "seed": seed,
     }
-    said = f"wrote {out} ({len(data)} bytes), fitted on {len(prepared)} images\nmodel id {result['model_id']}"
+    said = f"wrote {out} ({len(data)} bytes), fitted on {n_fitted_on} images\nmodel id {result['model_id']}"
     print_result(result, said, as_json=as_json)
+
+
+def sift_of(
+    snapshot: OpenSnapshot, *, images: int, words: int, dim: int, size: int, seed: int
+) -> tuple[bytes, int]:
+    """SIFT and a bag of visual words, fitted on so many images of a snapshot; how many of them were there.
+
+    Raises:
+        SourceError: none of them is in the source.
+        UsageError: they are too few, or show too little.
+    """
+    ids = snapshot.live["image_id"].to_pylist()
+    drawn = [ids[row] for row in np.argsort(seeded_order(ids, seed), kind="stable")[:images].tolist()]
+    prepared = _prepared(snapshot, drawn, read_model(build_descriptor_model(size), "sift").preprocess)
+    data = fit_sift(prepared, n_words=words, dim=dim, seed=seed, threads=os.cpu_count() or 1)
+    return data, len(prepared)
 
 
 def _prepared(snapshot: OpenSnapshot, ids: list[str], spec: Preprocess) -> list[Pixels]:

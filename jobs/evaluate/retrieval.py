@@ -19,6 +19,7 @@ from pipeline.cluster.pool import ClusterOptions
 from pipeline.errors import UsageError
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
 from pipeline.evaluate.judgements_file import read_ids, read_judgements
+from pipeline.evaluate.report import Document
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
 from pipeline.evaluate.report.retrieval_page import query_picture, retrieval_document
 from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval
@@ -136,10 +137,15 @@ def write_report(
     snapshot: OpenSnapshot, report: EvaluationReport, output: Path, asking: OpenSnapshot | None = None
 ) -> None:
     """Writes the page to ``output`` and the JSON beside it; ``asking`` has the pictures of the queries."""
-    document = retrieval_document(report, index=_index_facts(snapshot), run=_run_facts(snapshot))
+    document = report_document(snapshot, report)
     asked = {} if asking is None else thumbnails(asking, [one.image_id for one in report.gallery])
     shown = {query_picture(image_id): picture for image_id, picture in asked.items()}
     write_page(output, document, report.to_json(), snapshot, others=shown)
+
+
+def report_document(snapshot: OpenSnapshot, report: EvaluationReport) -> Document:
+    """What the page says: the evaluation, the index, and what the run covered."""
+    return retrieval_document(report, index=_index_facts(snapshot), run=_run_facts(snapshot))
 
 
 def _left_out(report: EvaluationReport) -> list[str]:
