@@ -36,6 +36,22 @@ def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     return operation
 
 
+def _load_arrays() -> None:
+    """Loads numba's arrays without SciPy's linear algebra, which they try for and no kernel needs: 10 MiB.
+
+    Whoever compiles ``np.dot`` later still has it: numba asks for it again then.
+    """
+    from numba.np import linalg
+
+    ensure = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        from numba.np import arraymath
+    finally:
+        linalg.ensure_blas = ensure
+    arraymath.ensure_blas = ensure
+
+
 def _compiled(function: F, *, fastmath: Any) -> F:
     options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     try:
@@ -43,3 +59,6 @@ def _compiled(function: F, *, fastmath: Any) -> F:
     except RuntimeError:  # nowhere to keep compiled code: neither beside this file nor in the user's cache
         compiled = numba.njit(**options)(function)
     return compiled
+
+
+_load_arrays()

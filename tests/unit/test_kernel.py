@@ -1,5 +1,7 @@
 """Both stages with compiled kernels and without: the same bits, lists, places and distances."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,3 +171,18 @@ def test_lists_are_chosen_from_several_groups_and_ties_go_by_number(n_lists: int
     for n_probes in (1, 2, 9, n_lists // 2, n_lists - 1, n_lists):
         chosen_QP = kernel.choose_lists(encoder, xq_QD, n_probes, live_L, 0)
         np.testing.assert_array_equal(np.sort(chosen_QP), nearest_lists(xq_QD, centroids_LD, n_probes))
+
+
+def test_kernels_load_no_linear_algebra_and_leave_it_to_others() -> None:
+    """SciPy's takes 10 MiB of every process that searches; numba code of somebody else may need it."""
+    code = """
+import sys
+import numba
+import numpy as np
+from pipeline.index import kernel_sort
+kernel_sort.smallest_first(np.arange(9)[::-1].copy(), 9, 2)
+assert "scipy.linalg" not in sys.modules
+print(numba.njit(lambda x: np.dot(x, x))(np.ones(3)), "scipy.linalg" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["3.0", "True"]

@@ -30,6 +30,7 @@ from pipeline.index.encoder import Encoder, fit_encoder
 from pipeline.index.sample import fit_sample, seeded_order
 from pipeline.index.search import Searcher
 from pipeline.index.shard import IndexShard, ShardFile
+from pipeline.index.threads import default_threads
 
 _ENCODER, _CALIBRATION = "encoder.npz", "calibration.json"
 _SHARDS = "shards.json"
@@ -45,7 +46,8 @@ class Index:
         self._candidates: int | None = None
         self._probes: int | None = None
         self._searcher: Searcher | None = None
-        kernel.available()  # loads numba now: code is no index, and a peer's library is loaded by now too
+        kernel.available()  # loads numba, and the next line Faiss: code is no index, and a peer's library
+        default_threads()  # is loaded by now too
 
     def prepare(self) -> None:
         """Nothing: the parts are where a night finds them."""
