@@ -68,7 +68,7 @@ class Ruler:
 
     def _decades(self) -> list[float]:
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        factors = (1,) if last - first > 3 else (1, 2, 5)
+        factors = (1,) if self.high >= 999 * self.low else (1, 2, 5)
         numbers = [float(f"{factor}e{power}") for power in range(first, last + 1) for factor in factors]
         inside = [n for n in numbers if self.low * (1 - 1e-9) <= n <= self.high * (1 + 1e-9)]
         return inside or [self.low, self.high]
