@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "classes": 3,
     "images": 2,
     "warmup_steps": 1,
+    "cpus": 1,
 }
 
 
