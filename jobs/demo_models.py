@@ -76,7 +76,7 @@ def models_line(found: Comparisons) -> str:
         f"{one.metrics['map'].high:+.3f}, {one.verdict})"
         for name, one in found.items()
     ]
-    return f"mAP {first.metrics['map'].new:.3f} of {first.n_queries} queries; {'; '.join(said)}"
+    return f"on a sample of {first.n_queries} mAP {first.metrics['map'].new:.3f}; {'; '.join(said)}"
 
 
 def with_models(document: Document, found: Comparisons) -> Document:
