@@ -51,7 +51,7 @@ def test_values_before_the_threshold_are_exact_in_any_order_of_summation() -> No
     assert encoder.rotation_BD is not None
     centred = np.rint(x_ND.astype(np.float64) * 2**26) - encoder.mean_D * 2**26
     rotation = np.rint(encoder.rotation_BD.astype(np.float64) * 2**24)
-    for value_B, y_D in zip(encoder._values(x_ND), centred, strict=True):
+    for value_B, y_D in zip(encoder.values(x_ND), centred, strict=True):
         for value, r_D in zip(value_B, rotation, strict=True):
             products = [
                 int(y) * int(r) for y, r in zip(y_D, r_D, strict=True)
