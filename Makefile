@@ -13,7 +13,7 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
 	"$$p" -c 'import sys; sys.version_info < (3, 11) or print(sys._base_executable)' 2>/dev/null || true; done))
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 # A process for each core; one of them has all tests of real parts (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -q -n $(shell nproc)
+PYTEST := $(BIN)/python -m pytest -q -n $(shell nproc) --durations=20 --durations-min=5
 ARGS ?= --help
 
 # An environment that was copied or moved here runs another checkout's code: forget what was installed.
