@@ -43,7 +43,7 @@ def test_bits_are_those_of_numpy_on_either_side_of_a_threshold(d: int, bits: int
     """Thresholds that are values of a row, and their nearest neighbours in float64: no float32 tells them."""
     x_ND = unit_rows(COMPILED_FROM + 9, d, seed=1)
     fitted = fit_encoder(x_ND[:100], bits=bits, seed=3)
-    at_B = fitted._values(x_ND[5:6])[0]
+    at_B = fitted.values(x_ND[5:6])[0]
     for thresholds_B in (at_B, np.nextafter(at_B, -1), np.zeros(bits)):
         asked = dataclasses.replace(fitted, thresholds_B=thresholds_B.copy())
         np.testing.assert_array_equal(asked.encode(x_ND), _plainly(asked.encode, x_ND))
