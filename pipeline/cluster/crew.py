@@ -154,7 +154,7 @@ class Crew(Generic[Task, Result]):
         self._tasks = tasks
         self._remote = actors(options)
         self._drawn: dict[int, Task] = {}  # workers know of them; tasks may be made when they are asked for
-        self._todo = Turns(len(tasks))
+        self._todo = Turns(len(tasks), n_workers)
         self._starting: dict[Any, Any] = {}  # an actor gets no task before it has a place to run
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, Try]] = {}

@@ -1,7 +1,8 @@
 """Which task a worker gets next, and which after that: knows nothing of Ray, of tasks only their numbers.
 
-A worker is told with each task what it will probably get next, so that it may fetch ahead. Such a promise
-binds nobody: it is kept while there is enough for all, and the last tasks go to whoever is idle.
+A worker is told with each task what it will probably get next, so that it may fetch ahead. Nothing is
+promised unless enough is left for the others, and a promise binds nobody: the last tasks go to whoever is
+idle.
 """
 
 from collections import deque
@@ -23,7 +24,8 @@ class Try:
 class Turns:
     """The tries that wait, in order, and what is promised to whom; true while one waits."""
 
-    def __init__(self, n_tasks: int) -> None:
+    def __init__(self, n_tasks: int, n_workers: int) -> None:
+        self._n_workers = n_workers
         self._waiting = deque(Try(index, 1) for index in range(n_tasks))
         self._promised: dict[Hashable, int] = {}
 
@@ -62,11 +64,13 @@ class Turns:
         return None
 
     def promise(self, worker: Hashable) -> int | None:
-        """The task that ``worker`` will probably get after the one it has; None if there is none left.
+        """The task that ``worker`` will probably get after the one it has; None if too few are left.
 
         Only first tries are promised: another comes when its time has come.
         """
         others = set(self._promised.values())
+        if len(self._waiting) - len(others) < 2 * self._n_workers:
+            return None
         for attempt in self._waiting:
             if attempt.attempt == 1 and attempt.index not in others:
                 self._promised[worker] = attempt.index
