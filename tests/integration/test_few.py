@@ -2,7 +2,12 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,6 +66,30 @@ def test_child_that_dies_or_whose_store_fails_leaves_the_rest_and_is_gone(
     deadly = [Task("good", tmp_path), Task("kill-once", tmp_path), Task("never", tmp_path)]
     assert list(child.run(Dies, deadly)) == [Done(index=0, result=1)]
     assert [task.attempts() for task in (*tasks, *deadly)] == [1, 1, 0, 1, 1, 0]
+
+
+_KILLED = """
+import os, signal
+from pipeline.cluster.child import Child
+from tests.support.pool_workers import Squares
+
+(done,) = Child().run(Squares, [3])
+print(done.result[1], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.fault
+def test_child_of_a_driver_that_is_killed_ends_by_itself() -> None:
+    program = [sys.executable, "-c", _KILLED]
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    stat = Path(f"/proc/{int(done.stdout)}/stat")
+    give_up_s = time.monotonic() + 30
+    with suppress(OSError):  # it is gone
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < give_up_s
+            time.sleep(0.02)
 
 
 def test_pool_with_a_cluster_a_device_or_several_workers_has_no_child(tmp_path: Path) -> None:
