@@ -96,7 +96,7 @@ def in_words(result: dict[str, Any]) -> str:
     ]
     for way in result["ways"]:
         figures, found = way["metrics"], way["difference"]
-        val = "too few pairs" if way["val"] is None else f"{way['val']['mean']:.4f}"
+        val = "none" if way["val"] is None else f"{way['val']['mean']:.4f}"
         shown = str(way["verdict"])
         if found is not None:
             shown += f": {found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"

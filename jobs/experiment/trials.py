@@ -113,6 +113,7 @@ def _done(
     answers: Sequence[Answers],
 ) -> _Done:
     from pipeline.train.trial import cost_of
+    from pipeline.train.validate import COLLAPSED_BELOW
 
     settings = trials[0].job.settings
     n_images = [len(shared.roles(one.job.settings, way.share).train) for one in trials]
@@ -137,6 +138,7 @@ def _done(
             "trainings": [one.key for one in trials],
             "steps": [found["steps"] for found in results],
             "best_steps": [found["best_step"] for found in results],
+            "n_collapsed": sum(found["last"]["mean_distance"] < COLLAPSED_BELOW for found in results),
         },
     )
 
@@ -150,6 +152,7 @@ def _untrained(network: str, first: Way) -> dict[str, Any]:
         else f"the network of {first.name} before its first step",
         **dict.fromkeys(("x", "parameters", "mult_adds")),
         **{name: [] for name in ("train_images", "trainings", "steps", "best_steps")},
+        "n_collapsed": 0,
     }
 
 

@@ -23,7 +23,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluate import metrics
 from pipeline.evaluate.aggregate import RESAMPLES, codes_of, mean_interval, share_interval
 from pipeline.evaluate.all_pairs import curve_of_all_pairs, same_pairs_by_identity
-from pipeline.evaluate.error_curve import how_many_needed
+from pipeline.evaluate.error_curve import ErrorCurve, how_many_needed
 from pipeline.evaluate.metrics import Floats, Ints
 from pipeline.evaluate.paired import (
     LEVEL,
@@ -58,7 +58,8 @@ class Answers:
         classes_Q: The class of each query.
         values: Per measure the value of each query, [Q].
         n_same_I: Pairs of each class.
-        accepted_I: Those accepted at a false accept rate of ``FAR``; None if different pairs are too few.
+        accepted_I: Those accepted at a false accept rate of ``FAR``; None if different pairs are too few, or
+            all vectors lie on one spot.
         reason: Why there are none.
     """
 
@@ -96,7 +97,7 @@ class Way:
     Attributes:
         name: Its name.
         metrics: By name.
-        val: VAL at ``FAR``; None where different pairs are too few.
+        val: VAL at ``FAR``; None where a training has none.
         validation: Mean over seeds of the measure on the classes that chose the step; None if untrained.
         difference: Way - reference in ``METRIC``, over queries; None for the reference.
         p_corrected: Of that difference, corrected for the number of ways.
@@ -145,8 +146,9 @@ def answers_of(x_ND: NDArray[np.float32], ids: Sequence[str], classes: Sequence[
             fix="give images of more classes, or several of each",
         )
     curve, code_N = curve_of_all_pairs(x_ND, codes_of(classes)), codes_of(classes)
-    enough = curve.enough_different(FAR)
-    threshold = curve.thresholds_T[[curve.place_at_far(FAR)]]
+    place = curve.place_at_far(FAR)
+    threshold = curve.thresholds_T[[place]]
+    reason = _no_val(curve, place)
     n_same_I, accepted_I1 = same_pairs_by_identity(x_ND, code_N, threshold)
     return Answers(
         classes_Q=tuple(classes[row] for row in ranking.query_rows_Q.tolist()),
@@ -156,9 +158,16 @@ def answers_of(x_ND: NDArray[np.float32], ids: Sequence[str], classes: Sequence[
             "map": metrics.average_precision(ranking.found),
         },
         n_same_I=n_same_I,
-        accepted_I=accepted_I1[:, 0] if enough else None,
-        reason="" if enough else f"{curve.n_different:,} different pairs are too few: {how_many_needed(FAR)}",
+        accepted_I=None if reason else accepted_I1[:, 0],
+        reason=reason,
     )
+
+
+def _no_val(curve: ErrorCurve, place: int) -> str:
+    """Why there is no VAL; empty if there is one."""
+    if not curve.enough_different(FAR):
+        return f"{curve.n_different:,} different pairs are too few: {how_many_needed(FAR)}"
+    return "" if place else f"distances below {curve.resolution:.0e} are not told apart"
 
 
 def compare_ways(

@@ -88,6 +88,10 @@ def test_val_is_of_pairs_by_class_and_absent_where_they_are_too_few() -> None:
     few = answers_of(vectors(0.4)[some], [IDS[row] for row in some], [CLASSES[row] for row in some])
     assert few.accepted_I is None
     assert "360 different pairs are too few" in few.reason
+    spot_ND = vectors(0.4)[:1] + np.float32(1e-4) * vectors(0.4)
+    on_one_spot = answers_of(spot_ND / np.linalg.norm(spot_ND, axis=1, keepdims=True), IDS, CLASSES)
+    assert on_one_spot.accepted_I is None
+    assert "not told apart" in on_one_spot.reason
     outcome = compare_ways(
         [Tried(name="a", answers_S=[few], validation_S=[0.5])], seed=0, n_resamples=100, n_permutations=99
     )
@@ -106,7 +110,7 @@ def test_images_without_partners_are_refused() -> None:
 
 def result_of(name: str, ways: list[Tried], x: list[float | None]) -> dict[str, Any]:
     outcome = compare_ways(ways, seed=0, n_resamples=100, n_permutations=999)
-    known = {"meaning": "<b>", "parameters": None, "mult_adds": None}
+    known = {"meaning": "<b>", "parameters": None, "mult_adds": None, "n_collapsed": 0}
     return {
         "experiment": name,
         "source": "photos",
@@ -141,6 +145,8 @@ def test_the_page_shows_the_published_table_beside_its_own(ways: list[Tried]) ->
     ):
         assert said in page
     assert "<b>" not in page
+    result["ways"][1]["n_collapsed"] = 2
+    assert "512 collapsed in 2 of 3 trainings" in render_html(experiment_document(result))
     same = Tried(name="same", answers_S=same.answers_S, validation_S=[0.1])
     others = result_of("losses", [good, same, untrained], [None] * 3)
     assert experiment_verdict(others).text.endswith("none of 1 others is shown to be worse.")

@@ -131,6 +131,16 @@ def _findings(result: Result) -> tuple[Finding, ...]:
                 f"By success@1 it is {by_first}.",
             )
         )
+    findings += [
+        Finding(
+            mark=Mark.BAD,
+            text=f"{way['name']} collapsed in {way['n_collapsed']} of {len(result['seeds'])} trainings: its "
+            "vectors came to lie on one spot.",
+            detail="A lower train.learning_rate, another miner or loss may keep it from that.",
+        )
+        for way in result["ways"]
+        if way["n_collapsed"]
+    ]
     if result["scaled"]:
         findings.append(Finding(mark=Mark.NOTE, text=result["scaled"]))
     if result["val_reason"]:
@@ -158,7 +168,7 @@ def _figures(name: str, ways: Sequence[Mapping[str, Any]]) -> Table:
                 _share(way["metrics"]["success@1"]),
                 _share(way["metrics"]["map_at_r"]),
                 f"{way['metrics']['map_at_r']['sd']:.4f}",
-                "too few pairs" if way["val"] is None else _share(way["val"]),
+                "none" if way["val"] is None else _share(way["val"]),
             )
             for way in ways
         ),
