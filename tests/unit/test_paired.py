@@ -168,7 +168,7 @@ def test_many_slices_of_a_null_rarely_give_a_worse_one() -> None:
             f"attribute{a}": generator.integers(0, 3, len(GROUPS)).astype(str).tolist() for a in range(5)
         }
         found = slice_differences(
-            values["old"], values["new"], GROUPS, slices, seed=seed, n_permutations=1999
+            values["old"], values["new"], GROUPS, slices, seed=seed, n_resamples=20, n_permutations=1999
         )
         assert len(found.tested) == 15
         named += bool(found.worse)
