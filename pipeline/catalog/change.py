@@ -53,8 +53,9 @@ def diff(catalog: Catalog, live: pa.Table, refused: pa.Table) -> Change:
     is_kept_row[is_known] = same.to_numpy()
     kept = _marked(live.num_rows, place_N[is_kept_row])
     is_refused_row = _with_version(listed, refused) & ~is_kept_row
+    is_fresh_row = ~is_kept_row & ~is_refused_row
     return Change(
-        fresh=listed.filter(pa.array(~is_kept_row & ~is_refused_row)),
+        fresh=listed if is_fresh_row.all() else listed.filter(pa.array(is_fresh_row)),
         refused_again=listed.filter(pa.array(is_refused_row)),
         refused_listing=catalog.refused(),
         kept=kept,
