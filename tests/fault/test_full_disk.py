@@ -154,7 +154,7 @@ def test_mapped_file_that_the_disk_has_no_room_for_is_an_error_and_ends_no_proce
     """Pages of a mapped file that find no room would be a bus error."""
     with make_disk(tmp_path / "cache", 64) as disk:
         done = subprocess.run(
-            [sys.executable, "-c", _BUILDER, disk.folder / "vectors.npy"],
+            [sys.executable, "-c", script, disk.folder / "vectors.npy"],
             capture_output=True,
             text=True,
             check=True,
