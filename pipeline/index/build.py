@@ -6,7 +6,7 @@
 3. Stream the embeddings by bounded batches; check each; put vector and code where the row belongs, in mapped
    files whose pages are given up whenever they could be half a GiB.
 
-Memory holds the ids of the shard, a few numbers a row, and one batch of vectors. The same parts and encoder
+Memory holds the ids of the shard, a few numbers a row, and two batches of vectors. The same parts and encoder
 give the same bytes. Codes and lists are made from the vectors *as stored* (float16 rounding included), so
 that anybody can encode a stored vector and find its code.
 """

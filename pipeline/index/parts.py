@@ -1,6 +1,7 @@
 """Embedding parts as the build reads them: ids, and vectors by bounded batches, each of them checked."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -51,14 +52,21 @@ def batches_twice(
 
 
 def batches(parts: Sequence[Path], d: int, dtype: npt.DTypeLike) -> Iterator[Batch]:
-    """The vectors of all parts, of type ``dtype``.
+    """The vectors of all parts, of type ``dtype``; a thread reads one batch ahead.
 
     Raises:
         DataCorrupt: a part is not a file of unit vectors of ``d`` dimensions.
     """
-    for number, part in enumerate(parts):
-        for first_row, x_ND in _embeddings(part, d):
-            yield number, first_row, x_ND.astype(dtype, copy=False)
+    found = (
+        (number, first_row, x_ND.astype(dtype, copy=False))
+        for number, part in enumerate(parts)
+        for first_row, x_ND in _embeddings(part, d)
+    )
+    with ThreadPoolExecutor(1, thread_name_prefix="parts") as pool:
+        coming = pool.submit(next, found, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, found, None)
+            yield batch
 
 
 def _open(part: Path) -> "pq.ParquetFile":
