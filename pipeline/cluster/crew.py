@@ -63,7 +63,7 @@ def start(address: str | None, temp_dir: str | None, num_cpus: int | None) -> No
                 )
             else:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as exc:
+        except Exception as exc:  # a node that is late to start is Ray's bare Exception
             ray.shutdown()
             raise WorkerError(
                 f"Ray did not start on {address or 'this machine'}: {first_line(exc)}",
