@@ -82,6 +82,7 @@ def _compared(n_images: int) -> dict[str, Any]:
             f"the miners differ on {n_images} images: {ours['triplets']} and {theirs['triplets']} triplets",
             fix="report this as a bug of bitsieve",
         )
+    measurable = max(ours["grown_bytes"], theirs["grown_bytes"]) >= _LEAST_BYTES
     least = max(ours["grown_bytes"], _LEAST_BYTES)
     return {
         "images": n_images,
@@ -92,7 +93,7 @@ def _compared(n_images: int) -> dict[str, Any]:
             who: measured["grown_bytes"] for who, measured in zip(_WHO, (ours, one, theirs), strict=True)
         },
         "speedup": theirs["cpu_s"] / ours["cpu_s"],
-        "memory_ratio": theirs["grown_bytes"] / least,
+        "memory_ratio": theirs["grown_bytes"] / least if measurable else None,
     }
 
 
@@ -121,8 +122,7 @@ def _sizes(text: str) -> list[int]:
 def _in_words(result: dict[str, Any]) -> str:
     lines = [
         f"{batch['images']:>6} images, {batch['triplets']:>9} semi-hard triplets: "
-        f"{batch['speedup']:.1f} times as fast as pytorch-metric-learning, "
-        f"which needs {batch['memory_ratio']:.1f} times the memory"
+        f"{batch['speedup']:.1f} times as fast as pytorch-metric-learning{_memory(batch)}"
         for batch in result["batches"]
     ]
     for mode in ("plain", "augmented"):
@@ -134,3 +134,12 @@ def _in_words(result: dict[str, Any]) -> str:
             f"{found['ratio']:.2f} times as fast"
         )
     return "\n".join(lines)
+
+
+def _memory(batch: dict[str, Any]) -> str:
+    ratio = batch["memory_ratio"]
+    return (
+        ", neither needs memory to speak of"
+        if ratio is None
+        else f", which needs {ratio:.1f} times the memory"
+    )
