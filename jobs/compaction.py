@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.few import carried_out
 from jobs.run import Compacted, Run
 from pipeline.cluster.pool import Done
 from pipeline.errors import WorkerError
@@ -16,6 +17,9 @@ from pipeline.snapshot.evolve import Parent, Rows
 from pipeline.snapshot.manifest import IndexShardRef
 from pipeline.snapshot.rows import live_rows
 from pipeline.storage.receipts import read_receipt
+
+_FEW_ROWS = 100_000
+"""Rows to pack up to which one process beside the driver is enough: some seconds of work."""
 
 
 def due_compaction(
@@ -39,7 +43,9 @@ def compact(run: Run, rows: Rows, due: Compaction) -> Rows:
         receipts = {task.key: read_receipt(run.store, STAGE, task.key) for task in due.packs}
         todo = [task for task in due.packs if receipts[task.key] is None]
         run.progress.stage("compact", len(due.packs), "parts")
-        for outcome in run.pool.run(partial(PackWorker, run.config.store, run.cache), todo):
+        make_worker = partial(PackWorker, run.config.store, run.cache)
+        are_few = sum(part.rows for task in todo for part in task.parts) <= _FEW_ROWS
+        for outcome in carried_out(run.pool, make_worker, todo, are_few=are_few):
             if not isinstance(outcome, Done):
                 raise WorkerError(
                     f"packing {len(todo[outcome.index].parts)} parts killed its worker: {outcome.reason}",

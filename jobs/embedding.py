@@ -1,12 +1,12 @@
 """The embed stage of a run: hands out the image shards that have no receipt, and keeps the books on them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
+from jobs.few import carried_out
 from jobs.limits import limited_by, shares
 from jobs.output import say
 from jobs.prediction import compare, work_id
@@ -15,7 +15,7 @@ from jobs.sitting import Sitting, SittingOver
 from pipeline.allocator import give_back_freed_memory
 from pipeline.catalog.plan import ImageShard
 from pipeline.cluster.metrics import BYTES, IMAGES, IMAGES_LEFT, LIMITING, STAGE_SECONDS, WORKERS
-from pipeline.cluster.pool import Done, SetAside
+from pipeline.cluster.pool import Done
 from pipeline.embed.task import PART, REJECTS, REUSED, STAGE, EmbedSettings, embed_key, make_worker
 from pipeline.fingerprint import digest
 from pipeline.model.described import Model
@@ -24,9 +24,6 @@ from pipeline.snapshot.manifest import PartRef
 from pipeline.storage import traffic
 from pipeline.storage.receipts import Receipt, read_receipt
 from pipeline.values import COSTLY_REASONS, SOURCE_REASONS, DecodeLimits
-
-if TYPE_CHECKING:
-    from pipeline.embed.worker import EmbedWorker
 
 _REJECTED = "rejected."
 _WORKER_MODULE = "pipeline.embed.worker"  # what make_worker imports where it is called
@@ -81,7 +78,8 @@ def embed_stage(
         give_back_freed_memory()  # what the listing took, while others work for hours
         say(budget_in_words(settings.memory_budget_bytes))
     worker = partial(make_worker, settings)
-    for outcome in _outcomes(run, worker, tasks, sitting):
+    are_few = sum(task.n_images for task in tasks) <= run.config.embed.few_images
+    for outcome in carried_out(run.pool, worker, tasks, are_few=are_few, deadline_s=sitting.deadline_s):
         shard = shards[todo[outcome.index]]
         done += shard.n_images
         run.embed_workers = run.pool.n_workers
@@ -115,21 +113,6 @@ def expect_work(run: Run, is_first: bool) -> None:
         run.pool.prepare()
     elif run.config.embed.few_images:
         run.pool.prepare_few(_WORKER_MODULE)
-
-
-def _outcomes(
-    run: Run, worker: "Callable[[], EmbedWorker]", tasks: Sequence[ImageShard], sitting: Sitting
-) -> Iterator[Done[Receipt] | SetAside]:
-    """The outcome of each task; few images are embedded beside the driver, as long as that goes well."""
-    done: set[int] = set()
-    is_few = sum(task.n_images for task in tasks) <= run.config.embed.few_images
-    if is_few and sitting.deadline_s is None:
-        for few in run.pool.few(worker, tasks):
-            done.add(few.index)
-            yield few
-    left = [index for index in range(len(tasks)) if index not in done]
-    for outcome in run.pool.run(worker, [tasks[index] for index in left], deadline_s=sitting.deadline_s):
-        yield replace(outcome, index=left[outcome.index])
 
 
 def budget_in_words(memory_budget_bytes: int) -> str:
