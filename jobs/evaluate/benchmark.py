@@ -1,6 +1,6 @@
 """The benchmark that two snapshots share: images both have with the same bytes, labels, slices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from jobs.evaluate.subject import GROUP
 from jobs.search_answers import labels_of
 from pipeline.errors import UsageError
-from pipeline.evaluate.comparison import Benchmark, Vectors
+from pipeline.evaluate.comparison import Benchmark, QuerySet, Vectors
 from pipeline.evaluate.label_sample import sample_by_label
 from pipeline.evaluate.metrics import Ints
 from pipeline.snapshot.conditions import check_column
@@ -19,7 +19,7 @@ from pipeline.snapshot.selection import values_of
 
 _NO_SLICE = frozenset({"image_id", "locator"})
 _MOST_VALUES = 50
-_SIZES = ((2, "2 images"), (5, "3 to 5 images"), (20, "6 to 20 images"))
+_SIZES = ((1, "1 image"), (2, "2 images"), (5, "3 to 5 images"), (20, "6 to 20 images"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,8 @@ def common_images(old: OpenSnapshot, new: OpenSnapshot) -> Common:
     same_N = np.array([a == b or not a or not b for a, b in digests], dtype=np.bool_)
     if not same_N.any():
         raise UsageError(
-            f"the two have no image in common: {len(old_ids)} and {len(new_ids)} images",
+            f"{_name(old)} and {_name(new)} have no image in common, "
+            f"of {len(old_ids)} and {len(new_ids)} images",
             fix="compare snapshots of the same catalog",
         )
     ids = old_ids.take(pa.array(old_N[same_N])).to_pylist()
@@ -76,6 +77,10 @@ def common_images(old: OpenSnapshot, new: OpenSnapshot) -> Common:
             other_bytes=int((~same_N).sum()),
         ),
     )
+
+
+def _name(snapshot: OpenSnapshot) -> str:
+    return f"{snapshot.manifest.collection}@{snapshot.manifest.sequence}"
 
 
 def sampled(common: Common, labels: Sequence[str | None], n: int, seed: int) -> Common:
@@ -113,6 +118,7 @@ def benchmark_of(
     *,
     group: str | None,
     slices: Sequence[str],
+    asked_by: tuple[OpenSnapshot, QuerySet] | None = None,
 ) -> Benchmark:
     """The old and new vectors of ``ids``, labelled, grouped and sliced by the attributes of a snapshot.
 
@@ -123,26 +129,30 @@ def benchmark_of(
         vectors: Old and new, a row for each image.
         group: What stands or falls together; ``group_id`` if there is one, else the label.
         slices: Attributes to look into; all with few values if empty.
+        asked_by: Queries and the snapshot that knows their groups and slices; the images ask if absent.
 
     Raises:
         UsageError: there is no such attribute.
     """
     labels = labels_for(attributes, ids, column)
-    grouped_by = group or (GROUP if GROUP in attributes.attributes.schema.names else column)
-    groups = labels_for(attributes, ids, grouped_by)
-    names = list(slices) or _sliceable(attributes, ids, exclude={column, grouped_by})
+    asker, queries = asked_by or (attributes, None)
+    asking, asking_labels = (ids, labels) if queries is None else (queries.ids, queries.labels)
+    grouped_by = group or (GROUP if GROUP in asker.attributes.schema.names else column)
+    groups = labels_for(asker, asking, grouped_by)
+    names = list(slices) or _sliceable(asker, asking, exclude={column, grouped_by})
     if grouped_by != column and not slices:
         names.append(column)
     return Benchmark(
         ids=ids,
         labels=labels,
-        groups=[name or f"\0{image_id}" for name, image_id in zip(groups, ids, strict=True)],
+        groups=[name or f"\0{image_id}" for name, image_id in zip(groups, asking, strict=True)],
         slices={
-            "images with the same label": _sizes(labels),
-            **{name: labels_for(attributes, ids, name) for name in names},
+            "images with the same label": _sizes(asking_labels, labels),
+            **{name: labels_for(asker, asking, name) for name in names},
         },
         old_ND=vectors[0],
         new_NE=vectors[1],
+        queries=queries,
     )
 
 
@@ -162,14 +172,14 @@ def _sliceable(snapshot: OpenSnapshot, ids: Sequence[str], exclude: set[str]) ->
     return names
 
 
-def _sizes(labels: Sequence[str | None]) -> list[str | None]:
-    """How many images carry the label of each image, in words."""
+def _sizes(asking: Sequence[str | None], labels: Sequence[str | None]) -> list[str | None]:
+    """How many images carry the label of each image that asks, in words."""
     counts: dict[str, int] = {}
     for label in labels:
         if label is not None:
             counts[label] = counts.get(label, 0) + 1
-    return [None if label is None else _size(counts, label) for label in labels]
+    return [_size(counts[label]) if label in counts else None for label in asking]
 
 
-def _size(counts: Mapping[str, int], label: str) -> str:
-    return next((name for most, name in _SIZES if counts[label] <= most), "more than 20 images")
+def _size(n: int) -> str:
+    return next((name for most, name in _SIZES if n <= most), "more than 20 images")

@@ -16,9 +16,11 @@ from jobs.evaluate.benchmark import (
     sampled,
 )
 from jobs.evaluate.change_cost import ChangeCost, cost_of_model, cost_of_snapshot
+from jobs.evaluate.compare_queries import AskingSides, Draw, asking_sides
 from jobs.evaluate.compare_words import comparison_in_words
 from jobs.evaluate.embedded_sample import EmbeddedSample, embed_sample
 from jobs.evaluate.page import Page, write_page
+from jobs.evaluate.pictures import query_thumbnails
 from jobs.evaluate.sheet_files import write_sheet
 from jobs.evaluate.subject import label_column, named_snapshot
 from jobs.output import AsJson, print_result
@@ -27,7 +29,7 @@ from jobs.run import software_versions
 from pipeline.errors import GateRefused, UsageError
 from pipeline.evaluate.comparison import Comparison, Options, compare
 from pipeline.evaluate.labelling_sheet import labelling_sheet
-from pipeline.evaluate.report.comparison_page import comparison_document
+from pipeline.evaluate.report.comparison_page import comparison_document, shown_queries
 from pipeline.snapshot.open import OpenSnapshot
 
 _DECLARED = Options()
@@ -40,13 +42,20 @@ def command(
     model: Annotated[
         str | None, typer.Option(help="Instead of --new: an ONNX file; a sample is embedded with it.")
     ] = None,
+    old_queries: Annotated[
+        str | None, typer.Option(help="Who asks --old: a COLLECTION of its model; its own images if absent.")
+    ] = None,
+    new_queries: Annotated[
+        str | None, typer.Option(help="The same images of the model of --new, who asks that.")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Attribute that makes two images relevant.")] = None,
     metric: Annotated[str, typer.Option(help="The measure that decides.")] = _DECLARED.metric,
     margin: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="The loss of it that would be accepted, chosen before.")
     ] = _DECLARED.margin,
     sample: Annotated[
-        int | None, typer.Option(min=2, help="About so many images, labels kept together; all if absent.")
+        int | None,
+        typer.Option(min=2, help="About so many images (or queries), labels kept together; all if absent."),
     ] = None,
     group: Annotated[
         str | None, typer.Option(help="Attribute of what stands or falls together; group_id or the label.")
@@ -73,11 +82,19 @@ def command(
     """
     if (new is None) == (model is None):
         raise UsageError("expected one of --new and --model", fix="pass --new COLLECTION or --model FILE")
+    if (old_queries is None) != (new_queries is None) or (old_queries is not None and new is None):
+        raise UsageError(
+            "a query set asks both sides, and is embedded by the model of each",
+            fix="pass --new with both --old-queries and --new-queries, or none of the two",
+        )
     if model is not None and sample is None:
         raise UsageError("--model embeds a sample, and its size is not given", fix="add --sample 2000")
     place = find_place(store, None, config)
     options = Options(metric=metric, margin=margin, allow_worse_slices=allow_worse_slices, seed=seed)
-    sides = _sides(place, old, new, model, label, sample, seed)
+    asking = None if old_queries is None or new_queries is None else (old_queries, new_queries)
+    sides = _sides(
+        place, old, new, model, asking, label, None if sample is None else Draw(n=sample, seed=seed)
+    )
     found = compare(
         benchmark_of(
             sides.attributes,
@@ -86,14 +103,18 @@ def command(
             (sides.old.vectors[sides.common.old_N], sides.new_vectors),
             group=group,
             slices=slices or (),
+            asked_by=None if sides.asking is None else (sides.asking.new, sides.asking.queries),
         ),
         options,
     )
     result = _result(sides, found)
+    asker = None if sides.asking is None else sides.asking.new
     if output is not None:
-        write_page(output, comparison_document(found, result), result, sides.attributes)
+        document = comparison_document(found, result)
+        asked = {} if asker is None else query_thumbnails(asker, shown_queries(found))
+        write_page(output, document, result, sides.attributes, others=asked)
     if sheet is not None:
-        write_sheet(sheet, *labelling_sheet(found.changed, seed=seed), sides.attributes)
+        write_sheet(sheet, *labelling_sheet(found.changed, seed=seed), sides.attributes, asker)
     print_result(result, comparison_in_words(result), as_json=as_json)
     return 0 if found.verdict.passes else GateRefused.exit_code
 
@@ -108,6 +129,7 @@ class _Sides:
     common: Common
     new_vectors: Any
     embedded: EmbeddedSample | None
+    asking: AskingSides | None
     new_name: str
 
     @property
@@ -121,17 +143,21 @@ def _sides(
     old: str,
     new: str | None,
     model: str | None,
+    asking: tuple[str, str] | None,
     label: str | None,
-    sample: int | None,
-    seed: int,
+    draw: Draw | None,
 ) -> _Sides:
     old_one = named_snapshot(place, old)
     new_one = None if new is None else named_snapshot(place, new)
     attributes = new_one or old_one
     column = label_column(attributes, label)
     common = common_images(old_one, attributes)
-    if sample is not None:
-        common = sampled(common, labels_for(attributes, common.ids, column), sample, seed)
+    asked = None
+    if asking is not None:
+        sets = (named_snapshot(place, asking[0]), named_snapshot(place, asking[1]))
+        asked = asking_sides(sets, (old_one, attributes), column, draw)
+    elif draw is not None:
+        common = sampled(common, labels_for(attributes, common.ids, column), draw.n, draw.seed)
     embedded = None
     if model is not None:
         embedded = embed_sample(old_one, common.ids, model)
@@ -144,6 +170,7 @@ def _sides(
         common=common,
         new_vectors=attributes.vectors[common.new_N] if embedded is None else embedded.x_ND,
         embedded=embedded,
+        asking=asked,
         new_name=new or Path(model or "").name,
     )
 
@@ -164,10 +191,15 @@ def _result(sides: _Sides, found: Comparison) -> dict[str, Any]:
         "old": _about(sides.old),
         "new": {"name": sides.new_name} if sides.new is None else _about(sides.new),
         "excluded": excluded,
+        "asked_by": None if sides.asking is None else _about_asking(sides.asking),
         **{name: value for name, value in found.to_json().items() if name != "verdict"},
         "cost": cost.to_json(),
         "software": software_versions(),
     }
+
+
+def _about_asking(asking: AskingSides) -> dict[str, Any]:
+    return {"old": _about(asking.old), "new": _about(asking.new), "excluded": asking.excluded()}
 
 
 def _about(snapshot: OpenSnapshot) -> dict[str, Any]:

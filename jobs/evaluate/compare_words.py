@@ -15,6 +15,8 @@ def comparison_in_words(result: Mapping[str, Any]) -> str:
         "images "
         f"that {result['old']['name']} and {result['new']['name']} both have",
     ]
+    if result["asked_by"] is not None:
+        lines.append(_asked_by(result["asked_by"], result["n_namesakes"]))
     for name, one in result["metrics"].items():
         lines.append(
             f"  {name:<13} {one['old']:.4f} to {one['new']:.4f}  {one['difference']:+.4f} "
@@ -38,6 +40,14 @@ def comparison_in_words(result: Mapping[str, Any]) -> str:
     )
     lines += [_threshold(one) for one in result["thresholds"] if one["old_threshold"] is not None]
     return "\n".join([*lines, *_cost(result["cost"])])
+
+
+def _asked_by(asked_by: Mapping[str, Any], n_namesakes: int) -> str:
+    said = [f"{name.replace('_', ' ')} {n:,}" for name, n in asked_by["excluded"].items() if n]
+    if n_namesakes:
+        said.append(f"{n_namesakes:,} have the id of another picture, which is judged like any")
+    named = f"  asked by      {asked_by['old']['name']} and {asked_by['new']['name']}"
+    return f"{named}: {', '.join(said)}" if said else named
 
 
 def _threshold(one: Mapping[str, Any]) -> str:

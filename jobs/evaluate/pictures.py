@@ -6,6 +6,7 @@ from pipeline.catalog.listing import rows_at
 from pipeline.catalog.read import FetchedImage, read_images
 from pipeline.catalog.source import SourceFormat, SourceSpec
 from pipeline.errors import StorageError
+from pipeline.evaluate.report.document import query_picture
 from pipeline.images.decode import ImageRejected
 from pipeline.images.thumbnail import thumbnail_data_uri
 from pipeline.snapshot.manifest import SourceRef
@@ -25,6 +26,11 @@ def thumbnails(snapshot: OpenSnapshot, ids: Iterable[str]) -> dict[str, str]:
     except StorageError:
         return pictures  # the page shows counted placeholders
     return pictures
+
+
+def query_thumbnails(snapshot: OpenSnapshot, ids: Iterable[str]) -> dict[str, str]:
+    """The same of queries of another collection, by the names that a page looks them up under."""
+    return {query_picture(image_id): picture for image_id, picture in thumbnails(snapshot, ids).items()}
 
 
 def images_of(snapshot: OpenSnapshot, ids: Iterable[str]) -> Iterator[tuple[str, FetchedImage]]:

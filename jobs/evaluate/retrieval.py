@@ -6,22 +6,21 @@ from typing import Annotated
 import typer
 
 from jobs.evaluate.page import Page, write_page
-from jobs.evaluate.pictures import thumbnails
+from jobs.evaluate.pictures import query_thumbnails
 from jobs.evaluate.ranking_ray import rank_on_ray
 from jobs.evaluate.ranking_shown import rank_shown
 from jobs.evaluate.retrieval_question import RetrievalQuestion, SnapshotRef
-from jobs.evaluate.subject import label_column, named_snapshot, numbers, read_text
+from jobs.evaluate.subject import check_one_model, label_column, named_snapshot, numbers, read_text
 from jobs.on_ray import RayAddress, RayWorkers, ray_options
 from jobs.output import AsJson, print_result
 from jobs.place import Collection, Config, SnapshotNumber, Store, find_place
 from jobs.run import software_versions
 from pipeline.cluster.pool import ClusterOptions
-from pipeline.errors import UsageError
 from pipeline.evaluate.evaluation import Estimate, EvaluationReport
 from pipeline.evaluate.judgements_file import read_ids, read_judgements
 from pipeline.evaluate.report import Document
 from pipeline.evaluate.report.facts import CurvePoint, IndexFacts, RunFacts
-from pipeline.evaluate.report.retrieval_page import query_picture, retrieval_document
+from pipeline.evaluate.report.retrieval_page import retrieval_document
 from pipeline.evaluate.retrieval import Options, Subject, evaluate_retrieval
 from pipeline.snapshot.open import OpenSnapshot
 
@@ -108,13 +107,8 @@ def answered(
         UsageError: nothing could be found, or nothing could be wrong; another model made the query set.
     """
     content = snapshot.content
-    if question.queries is not None and question.queries.manifest.content.model.id != content.model.id:
-        theirs = question.queries.manifest.content.model
-        raise UsageError(
-            f"the queries were embedded by {theirs.name} ({theirs.id[:12]}), the images by "
-            f"{content.model.name} ({content.model.id[:12]}): their distances mean nothing",
-            fix="embed both with one model",
-        )
+    if question.queries is not None:
+        check_one_model(question.queries.manifest, snapshot.manifest)
     posed, found = question.posed(), content.operating_point().ann_recall.get(10)
     return evaluate_retrieval(
         posed.base,
@@ -138,8 +132,7 @@ def write_report(
 ) -> None:
     """Writes the page to ``output`` and the JSON beside it; ``asking`` has the pictures of the queries."""
     document = report_document(snapshot, report)
-    asked = {} if asking is None else thumbnails(asking, [one.image_id for one in report.gallery])
-    shown = {query_picture(image_id): picture for image_id, picture in asked.items()}
+    shown = {} if asking is None else query_thumbnails(asking, [one.image_id for one in report.gallery])
     write_page(output, document, report.to_json(), snapshot, others=shown)
 
 

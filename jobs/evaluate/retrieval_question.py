@@ -78,7 +78,7 @@ class RetrievalQuestion:
             resampled_by=group,
             sliced_by={name: attribute_of(asking, ids, name) for name in self.sliced_by},
             sample=self.sample,
-            namesakes=frozenset() if asking is base else _namesakes(asking, base),
+            namesakes=frozenset() if asking is base else namesakes(asking, base),
         )
         return Posed(base=vectors, asked=asked, label=self.label or "", options=self.options)
 
@@ -103,7 +103,7 @@ def _asking(snapshot: OpenSnapshot, label: str | None, group: str | None) -> Lab
     return searched_vectors(snapshot, label, group if has_group else None)
 
 
-def _namesakes(asking: OpenSnapshot, base: OpenSnapshot) -> frozenset[str]:
+def namesakes(asking: OpenSnapshot, base: OpenSnapshot) -> frozenset[str]:
     """Ids that both have, with other bytes as far as their digests are known."""
     digest_of = dict(zip(*(base.live[name].to_pylist() for name in _IDENTITY), strict=True))
     pairs = zip(*(asking.live[name].to_pylist() for name in _IDENTITY), strict=True)

@@ -4,8 +4,9 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from jobs.evaluate.pictures import thumbnails
+from jobs.evaluate.pictures import query_thumbnails, thumbnails
 from pipeline.errors import UsageError
+from pipeline.evaluate.evaluation import Mode
 from pipeline.evaluate.labelling_sheet import SHOWN, KeyRow, SheetRow
 from pipeline.evaluate.report import render_html
 from pipeline.evaluate.report.sheet_page import sheet_document
@@ -13,16 +14,24 @@ from pipeline.snapshot.open import OpenSnapshot
 
 
 def write_sheet(
-    folder: Path, sheet: Sequence[SheetRow], key: Sequence[KeyRow], snapshot: OpenSnapshot
+    folder: Path,
+    sheet: Sequence[SheetRow],
+    key: Sequence[KeyRow],
+    snapshot: OpenSnapshot,
+    asking: OpenSnapshot | None = None,
 ) -> None:
     """Writes ``sheet.html`` and ``sheet.csv`` for whoever judges; the key lies beside the folder.
+
+    ``asking`` has the pictures of the queries where they are not images of ``snapshot``.
 
     Raises:
         UsageError: the folder cannot be written.
     """
-    document = sheet_document(sheet)
+    document = sheet_document(sheet, Mode.LEAVE_ONE_OUT if asking is None else Mode.QUERY_SET)
+    asked = {} if asking is None else query_thumbnails(asking, [row.query for row in sheet])
     sides = [f"{side}_{rank}" for side in ("left", "right") for rank in range(1, SHOWN + 1)]
-    page = render_html(document, thumbnails(snapshot, sorted(document.image_ids())))
+    shown = thumbnails(snapshot, sorted(document.image_ids() - asked.keys()))
+    page = render_html(document, shown | asked)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "sheet.html").write_text(page, encoding="utf-8")

@@ -13,6 +13,7 @@ from jobs.session import open_snapshot
 from pipeline.errors import UsageError
 from pipeline.evaluate.ranking import LabelledVectors
 from pipeline.snapshot.conditions import check_column
+from pipeline.snapshot.manifest import Manifest
 from pipeline.snapshot.mapped_vectors import mapped_vectors
 from pipeline.snapshot.open import OpenSnapshot
 from pipeline.snapshot.selection import values_of
@@ -106,6 +107,21 @@ def named_snapshot(place: Place, which: str) -> OpenSnapshot:
     if at and not number.isdecimal():
         raise UsageError(f"{which!r} names no snapshot", fix="as in main or main@12")
     return open_snapshot(place.uri, collection, int(number) if at else None)
+
+
+def check_one_model(queries: Manifest, images: Manifest) -> None:
+    """Queries can ask images of another snapshot only if one model embedded both.
+
+    Raises:
+        UsageError: it did not.
+    """
+    theirs, ours = queries.content.model, images.content.model
+    if theirs.id != ours.id:
+        raise UsageError(
+            f"the queries were embedded by {theirs.name} ({theirs.id[:12]}), the images by "
+            f"{ours.name} ({ours.id[:12]}): their distances mean nothing",
+            fix="embed both with one model",
+        )
 
 
 def read_text(path: Path) -> str:

@@ -1,7 +1,7 @@
 """All pairs of labelled images, a block at a time: their distances, the error curve, and the oddest of them.
 
-Legend: N images in the order of their rows, M pairs of one block, F thresholds, I identities, D dimensions.
-A pair is i < j; it is the same if the codes of its images are.
+Legend: N images in the order of their rows, Q queries, M pairs of one block, F thresholds, I identities, D
+dimensions. A pair is i < j, or a query and an image; it is the same if the codes of its images are.
 """
 
 from collections.abc import Iterator
@@ -36,6 +36,31 @@ def curve_of_all_pairs(x_ND: Vectors, code_N: Ints) -> ErrorCurve:
         UsageError: if there are not both same and different pairs.
     """
     return curve_and_odd_pairs(x_ND, code_N)[0]
+
+
+def curve_of_query_pairs(
+    queries: tuple[Vectors, Ints], base: tuple[Vectors, Ints], own_Q: Ints
+) -> ErrorCurve:
+    """The curve at bin edges of all pairs of a query and a row, less each query and its own row.
+
+    Args:
+        queries: Their vectors and codes.
+        base: Vectors and codes of the rows.
+        own_Q: The row that is the query itself; -1 where none is.
+
+    Raises:
+        UsageError: if there are not both same and different pairs.
+    """
+    (xq_QD, code_Q), (xb_ND, code_N) = queries, base
+    row_N, counter = np.arange(len(xb_ND)), PairCounter()
+    for a in range(0, len(xq_QD), _BLOCK_ROWS):
+        asking = slice(a, a + _BLOCK_ROWS)
+        for b in range(0, len(xb_ND), _BLOCK_ROWS):
+            rows = slice(b, b + _BLOCK_ROWS)
+            distance_BS = np.maximum(2 - 2 * (xq_QD[asking] @ xb_ND[rows].T), 0)
+            other_BS = own_Q[asking, None] != row_N[rows]
+            counter.add(distance_BS[other_BS], (code_Q[asking, None] == code_N[rows])[other_BS])
+    return counter.curve()
 
 
 def curve_and_odd_pairs(x_ND: Vectors, code_N: Ints) -> tuple[ErrorCurve, OddPairs]:

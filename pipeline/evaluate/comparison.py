@@ -1,10 +1,10 @@
 """May the new vectors replace the old ones? The same queries asked of both, and one verdict.
 
-1. The same images, labels and judged queries on both sides: exact ranks of each, leave-one-out (``ranking``).
+1. The same images, labels and judged queries on both sides: exact ranks of each (``ranking``), leave-one-out
+   or of a query set that both sides have embedded.
 2. Paired differences of the measures, the verdict on the one that was named before (``paired``), and on
    parts of the queries, of which one can outweigh the mean (``slice_tests``).
-3. What happens to thresholds on the distance: the old one at a false accept rate, the new one, and what the
-   old one would do to the new distances.
+3. What happens to thresholds on the distance (``threshold_shift``).
 4. How many of the nearest images are others, and the queries that changed most, for people to look at.
 
 Legend: N images, Q queries, K neighbours, D and E dimensions of old and new.
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
 from pipeline.evaluate import metrics
-from pipeline.evaluate.aggregate import RESAMPLES, codes_of
-from pipeline.evaluate.all_pairs import curve_of_all_pairs
-from pipeline.evaluate.error_curve import ErrorCurve
+from pipeline.evaluate.aggregate import RESAMPLES
+from pipeline.evaluate.evaluation import Mode
 from pipeline.evaluate.metrics import Floats, RelevantRanks
 from pipeline.evaluate.paired import (
     PERMUTATIONS,
@@ -29,27 +28,47 @@ from pipeline.evaluate.paired import (
     paired_differences,
     verdict_of,
 )
-from pipeline.evaluate.ranking import LabelledVectors, Ranking, leave_one_out_ranks
+from pipeline.evaluate.ranking import LabelledVectors, Ranking, leave_one_out_ranks, query_set_ranks
 from pipeline.evaluate.slice_tests import SliceTests, slice_differences
+from pipeline.evaluate.threshold_shift import ThresholdShift, shifts_of_all_pairs, shifts_of_query_pairs
 
 K = 10
-FARS = (0.1, 0.01, 0.001, 0.0001)
 METRICS = ("map", "success@1", "success@10", "r_precision", "recall@10", "ndcg@10")
 
 Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuerySet:
+    """Images of their own that ask, embedded by both sides.
+
+    Attributes:
+        ids: Distinct; an image may have the same id.
+        labels: What makes an image relevant; None is unknown.
+        old_QD: Old vectors, unit length.
+        new_QE: New vectors of the same queries.
+        namesakes: Ids of queries that an image has too, of another picture: they are not taken out.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[str | None]
+    old_QD: Vectors
+    new_QE: Vectors
+    namesakes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Benchmark:
-    """Images that old and new both have, each a query for the others.
+    """Images that old and new both have, each a query for the others, or asked by a query set.
 
     Attributes:
         ids: Distinct.
         labels: What makes two images relevant; None is unknown.
-        groups: What stands or falls together, such as products; one for each image.
-        slices: Attributes by name, a value or None for each image.
+        groups: What stands or falls together, such as products; one for each image that asks.
+        slices: Attributes by name, a value or None for each image that asks.
         old_ND: Old vectors, unit length.
         new_NE: New vectors of the same images, perhaps of another dimension.
+        queries: Who asks; the images themselves if absent.
     """
 
     ids: Sequence[str]
@@ -58,6 +77,17 @@ class Benchmark:
     slices: Mapping[str, Sequence[str | None]]
     old_ND: Vectors
     new_NE: Vectors
+    queries: QuerySet | None = None
+
+    @property
+    def asking(self) -> tuple[Sequence[str], Sequence[str | None]]:
+        """Ids and labels of the images that ask."""
+        return (self.ids, self.labels) if self.queries is None else (self.queries.ids, self.queries.labels)
+
+    def identical(self) -> bool:
+        """Whether old and new vectors are the same numbers."""
+        same = np.array_equal(self.old_ND, self.new_NE)
+        return same and (self.queries is None or np.array_equal(self.queries.old_QD, self.queries.new_QE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,31 +102,6 @@ class Options:
     n_resamples: int = RESAMPLES
     n_permutations: int = PERMUTATIONS
     n_changed: int = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThresholdShift:
-    """A threshold on the squared L2 distance, from old to new at one false accept rate.
-
-    Attributes:
-        far: The rate.
-        old_threshold: That gives the old vectors this rate; None if different pairs are too few.
-        new_threshold: That gives the new vectors this rate.
-        old_val: Share of same pairs that the old vectors accept at it.
-        new_val: Share that the new vectors accept at theirs.
-        kept_far: The rate if the old threshold were kept for the new vectors.
-        kept_val: The share accepted then.
-        reason: Why there is nothing to show.
-    """
-
-    far: float
-    old_threshold: float | None = None
-    new_threshold: float | None = None
-    old_val: float | None = None
-    new_val: float | None = None
-    kept_far: float | None = None
-    kept_val: float | None = None
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +136,8 @@ class Comparison:
         allow_worse_slices: The mean alone decided.
         metric: The measure that was named before.
         margin: The loss that would be accepted.
+        mode: Whether the images ask each other, or a query set asks them.
+        n_namesakes: Queries of the set whose id an image has for another picture, judged like any other.
         n_images: Images that both sides have.
         n_queries: Of them judged queries.
         n_groups: Groups of the queries.
@@ -150,6 +157,8 @@ class Comparison:
     allow_worse_slices: bool
     metric: str
     margin: float
+    mode: Mode
+    n_namesakes: int
     n_images: int
     n_queries: int
     n_groups: int
@@ -188,14 +197,13 @@ def compare(benchmark: Benchmark, options: Options | None = None) -> Comparison:
             f"expected one of {', '.join(METRICS)} and a margin from 0, "
             f"got {options.metric!r} and {options.margin}"
         )
-    old, new = (
-        leave_one_out_ranks(LabelledVectors(x_ND=x_ND, ids=benchmark.ids, labels=benchmark.labels), depth=K)
-        for x_ND in (benchmark.old_ND, benchmark.new_NE)
-    )
+    old, new = _rankings(benchmark)
     if old.found.n_queries == 0:
+        alone = "are alone with theirs" if benchmark.queries is None else "carry one that no image carries"
+        who = "images" if benchmark.queries is None else "queries"
         raise UsageError(
-            f"nothing to compare: of {len(benchmark.ids)} images that both have, "
-            f"{old.n_queries_without_label} have no label and the others are alone with theirs",
+            f"nothing to compare: of {len(benchmark.asking[0])} {who} that both have, "
+            f"{old.n_queries_without_label} have no label and the others {alone}",
             fix="choose a label that several images share, or a larger --sample",
         )
     row_Q = old.query_rows_Q.tolist()
@@ -209,7 +217,7 @@ def compare(benchmark: Benchmark, options: Options | None = None) -> Comparison:
         n_resamples=options.n_resamples,
         n_permutations=options.n_permutations,
     )
-    identical = np.array_equal(benchmark.old_ND, benchmark.new_NE)
+    identical = benchmark.identical()
     if identical:  # not an estimate
         found = {name: replace(one, low=0.0, high=0.0, minimum_detectable=0.0) for name, one in found.items()}
     n_groups = len(set(group_Q))
@@ -231,6 +239,8 @@ def compare(benchmark: Benchmark, options: Options | None = None) -> Comparison:
         allow_worse_slices=options.allow_worse_slices,
         metric=options.metric,
         margin=options.margin,
+        mode=Mode.LEAVE_ONE_OUT if benchmark.queries is None else Mode.QUERY_SET,
+        n_namesakes=0 if benchmark.queries is None else len(benchmark.queries.namesakes),
         n_images=len(benchmark.ids),
         n_queries=len(row_Q),
         n_groups=n_groups,
@@ -248,6 +258,25 @@ def compare(benchmark: Benchmark, options: Options | None = None) -> Comparison:
     )
 
 
+def _rankings(benchmark: Benchmark) -> tuple[Ranking, Ranking]:
+    """The ranks of the old vectors and of the new ones."""
+    queries = benchmark.queries
+    old, new = (
+        LabelledVectors(x_ND=x_ND, ids=benchmark.ids, labels=benchmark.labels)
+        for x_ND in (benchmark.old_ND, benchmark.new_NE)
+    )
+    if queries is None:
+        return leave_one_out_ranks(old, depth=K), leave_one_out_ranks(new, depth=K)
+    asking_old, asking_new = (
+        LabelledVectors(x_ND=xq_QD, ids=queries.ids, labels=queries.labels)
+        for xq_QD in (queries.old_QD, queries.new_QE)
+    )
+    return (
+        query_set_ranks(asking_old, old, depth=K, namesakes=queries.namesakes),
+        query_set_ranks(asking_new, new, depth=K, namesakes=queries.namesakes),
+    )
+
+
 def _measures(found: RelevantRanks) -> dict[str, Floats]:
     return {
         "map": metrics.average_precision(found),
@@ -260,26 +289,16 @@ def _measures(found: RelevantRanks) -> dict[str, Floats]:
 
 
 def _threshold_shifts(benchmark: Benchmark) -> tuple[ThresholdShift, ...]:
-    rows = [row for row, label in enumerate(benchmark.labels) if label is not None]
-    code_N = codes_of([benchmark.labels[row] for row in rows])
-    if len(set(code_N.tolist())) < 2:
-        return tuple(ThresholdShift(far=far, reason="there is a single label") for far in FARS)
-    old, new = (curve_of_all_pairs(x_ND[rows], code_N) for x_ND in (benchmark.old_ND, benchmark.new_NE))
-    return tuple(_threshold_shift(old, new, far) for far in FARS)
-
-
-def _threshold_shift(old: ErrorCurve, new: ErrorCurve, far: float) -> ThresholdShift:
-    if not old.enough_different(far):
-        return ThresholdShift(far=far, reason=f"{old.n_different:,} different pairs are too few")
-    old_place, new_place = old.place_at_far(far), new.place_at_far(far)
-    return ThresholdShift(
-        far=far,
-        old_threshold=float(old.thresholds_T[old_place]),
-        new_threshold=float(new.thresholds_T[new_place]),
-        old_val=float(old.val()[old_place]),
-        new_val=float(new.val()[new_place]),
-        kept_far=float(new.far()[old_place]),  # both have the same bin edges
-        kept_val=float(new.val()[old_place]),
+    queries = benchmark.queries
+    if queries is None:
+        return shifts_of_all_pairs(benchmark.labels, (benchmark.old_ND, benchmark.new_NE))
+    row_of = {image_id: row for row, image_id in enumerate(benchmark.ids)}
+    own = [-1 if one in queries.namesakes else row_of.get(one, -1) for one in queries.ids]
+    return shifts_of_query_pairs(
+        queries.labels,
+        benchmark.labels,
+        np.array(own, dtype=np.int64),
+        ((queries.old_QD, benchmark.old_ND), (queries.new_QE, benchmark.new_NE)),
     )
 
 
@@ -296,20 +315,20 @@ def _changed(
     benchmark: Benchmark, old: Ranking, new: Ranking, old_Q: Floats, new_Q: Floats, n: int
 ) -> tuple[ChangedQuery, ...]:
     """The largest gains and losses among queries that show other images now, gains first."""
-    ids = benchmark.ids
+    ids, (asking_ids, asking_labels) = benchmark.ids, benchmark.asking
     seen_Q = (old.neighbours_QK != new.neighbours_QK).any(axis=1)
 
     def largest(sign: int) -> list[int]:
         change_Q = sign * (new_Q - old_Q)
         rows = np.flatnonzero(seen_Q & (change_Q > 0))
-        return sorted(rows.tolist(), key=lambda q: (-change_Q[q], ids[int(old.query_rows_Q[q])]))
+        return sorted(rows.tolist(), key=lambda q: (-change_Q[q], asking_ids[int(old.query_rows_Q[q])]))
 
     gains, losses = largest(1), largest(-1)
     n_gains = min(len(gains), max(n // 2, n - len(losses)))
     return tuple(
         ChangedQuery(
-            image_id=ids[int(old.query_rows_Q[q])],
-            label=benchmark.labels[int(old.query_rows_Q[q])] or "",
+            image_id=asking_ids[int(old.query_rows_Q[q])],
+            label=asking_labels[int(old.query_rows_Q[q])] or "",
             old_value=float(old_Q[q]),
             new_value=float(new_Q[q]),
             old_ids=tuple(ids[row] for row in old.neighbours_QK[q].tolist() if row >= 0),

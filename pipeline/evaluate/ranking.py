@@ -18,7 +18,7 @@ do not depend on the order of the base, of the queries, or on who ranked what.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,18 +115,20 @@ def leave_one_out_ranks(base: LabelledVectors, *, depth: int = 10) -> Ranking:
     return query_set_ranks(base, base, depth=depth)
 
 
-def query_set_ranks(queries: LabelledVectors, base: LabelledVectors, *, depth: int = 10) -> Ranking:
+def query_set_ranks(
+    queries: LabelledVectors, base: LabelledVectors, *, depth: int = 10, namesakes: Collection[str] = ()
+) -> Ranking:
     """Queries against a base, relevant by label.
 
-    A base row with the query's own id is left out of its ranking and of its relevant items.
+    A base row with the query's own id is left out of its ranking and of its relevant items, but for
+    ``namesakes``: ids under which the base has another picture.
 
     Raises:
         ValueError: if dimensions differ or ``depth`` is below 1.
     """
     order = IdOrder.of(base.ids)
-    contest = Contest(
-        queries, base, ByLabel(queries.ids, queries.labels, base.labels, order), order, depth=depth
-    )
+    relevance = ByLabel(queries.ids, queries.labels, base.labels, order, namesakes=namesakes)
+    contest = Contest(queries, base, relevance, order, depth=depth)
     return contest.ranking(contest.rank(block) for block in contest.blocks())
 
 

@@ -46,7 +46,8 @@ def values_of(table: pa.Table, column: str, ids: pa.Array | pa.ChunkedArray) -> 
     One pass over the table, whatever its size; the memory is that of ``ids``.
     """
     wanted = ids.cast(table.schema.field("image_id").type)
-    present = table.select(["image_id", column]).filter(pc.is_in(table["image_id"], value_set=_flat(wanted)))
+    read = table.select(sorted({"image_id", column}))  # an id is an attribute too
+    present = read.filter(pc.is_in(table["image_id"], value_set=_flat(wanted)))
     where = pc.index_in(wanted, value_set=_flat(present["image_id"]))
     return pa.chunked_array([_flat(present[column]).take(_flat(where))])
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,34 @@ def shop(path: Path, *, more: int = 0) -> None:
     write_parquet(path, columns)
 
 
+def photos(path: Path, *, n: int) -> None:
+    """Two more views of each product under the ids of the catalog's first images."""
+    columns = {
+        "image_id": [f"=i{one:03d}" for one in range(n)],
+        "image": [picture(one // 2, 10 + one % 2) for one in range(n)],
+        "product": [f"p{one // 2:02d}" if one // 2 else HOSTILE for one in range(n)],
+    }
+    write_parquet(path, columns)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    """All three colours in `main`, one of them in `canary`, which has two images less."""
+    """All three colours in `main`, one of them in `canary`, which has two images less.
+
+    `asks` and `canary-asks` are photos of the same products, of which the latter has one less.
+    """
     collection = Collection(tmp_path_factory.mktemp("compare"))
     shop(collection.source / "shop.parquet", more=2)
     collection.night(label="product")
+    asking = collection.folder / "photos"
+    asking.mkdir()
+    photos(asking / "photos.parquet", n=2 * N_PRODUCTS)
+    collection.night(label="product", collection="asks", source=str(asking))
     shop(collection.source / "shop.parquet")
     collection.use(red_model())
     collection.night(label="product", collection="canary")
+    photos(asking / "photos.parquet", n=2 * N_PRODUCTS - 1)
+    collection.night(label="product", collection="canary-asks", source=str(asking))
     return collection
 
 
@@ -88,6 +108,36 @@ def test_worse_model_is_refused_and_the_better_one_taken(compare: Any) -> None:
     assert (code, better["verdict"]) == (0, "better")
     assert better["metrics"]["map"]["difference"] == -worse["metrics"]["map"]["difference"] > 0.1
     assert better["slices"]["worse"] == []
+
+
+def test_query_set_asks_both_sides(
+    compare: Any, made: Collection, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page, sheet = tmp_path / "report.html", tmp_path / "sheet"
+    asked = ("--old-queries", "asks", "--new-queries", "canary-asks")
+    code, found = compare("--new", "canary", *asked, "-o", page, "--sheet", sheet)
+    assert (code, found["verdict"], found["mode"]) == (3, "worse", "query_set")
+    assert (found["n_images"], found["n_queries"], found["n_groups"], found["n_namesakes"]) == (
+        90,
+        59,
+        30,
+        59,
+    )
+    assert found["asked_by"]["excluded"] == {"only_old": 1, "only_new": 0, "other_bytes": 0, "not_sampled": 0}
+    assert found["slices"]["lowest"][0]["value"] == "3 to 5 images"  # of the base
+    assert any(one["old_threshold"] for one in found["thresholds"])
+    store = ("--store", str(made.folder / "store"), "--json")
+    run(["evaluate", "retrieval", "--collection", "canary", "--queries", "canary-asks", *store])
+    alone = json.loads(capfd.readouterr().out)
+    for name, one in found["metrics"].items():
+        assert one["new"] == pytest.approx(alone["metrics"][name]["macro"])
+    assert "Each query that asks@1 and canary-asks@1 both have" in page.read_text()
+    leads = re.findall(r'src="(data:image[^"]+)" alt="query', (sheet / "sheet.html").read_text())
+    assert leads
+    assert not any(page.read_text().count(f'src="{one}" alt="old answer') for one in leads)
+    code, single = compare("--new", "canary", *asked, "--group", "image_id", "--sample", 20)
+    assert single["n_groups"] == single["n_queries"] == 59 - single["asked_by"]["excluded"]["not_sampled"]
+    assert 20 <= single["n_queries"] <= 22
 
 
 def test_itself_is_not_worse(compare: Any) -> None:
@@ -144,6 +194,14 @@ def test_page_and_sheet(compare: Any, tmp_path: Path) -> None:
         (("--new", "main", "--metric", "speed"), "expected one of map"),
         (("--new", "main", "--label", "prodct"), "no attribute 'prodct'"),
         (("--new", "main", "--slice", "colour"), "no attribute 'colour'"),
+        (("--new", "canary", "--old-queries", "asks"), "a query set asks both sides"),
+        (("--new", "canary", "--new-queries", "canary-asks"), "a query set asks both sides"),
+        (("--model", "b", "--old-queries", "asks", "--new-queries", "asks"), "a query set asks both sides"),
+        (("--new", "canary", "--old-queries", "asks", "--new-queries", "asks"), "distances mean nothing"),
+        (
+            ("--new", "canary", "--old-queries", "asks", "--new-queries", "canary"),
+            "asks@1 and canary@1 have no image in common",
+        ),
     ],
 )
 def test_bad_usage(compare: Any, arguments: tuple[str, ...], said: str) -> None:

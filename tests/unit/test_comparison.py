@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.evaluate.comparison import Benchmark, Comparison, Options, compare
+from pipeline.evaluate.all_pairs import curve_of_query_pairs
+from pipeline.evaluate.comparison import Benchmark, Comparison, Options, QuerySet, compare
+from pipeline.evaluate.evaluation import Mode
 from pipeline.evaluate.label_sample import sample_by_label
 from pipeline.evaluate.labelling_sheet import labelling_sheet
 from pipeline.evaluate.paired import Verdict
+from pipeline.evaluate.ranking import LabelledVectors
+from pipeline.evaluate.retrieval import Asked, Subject, evaluate_retrieval
 
 N_LABELS, PER_LABEL, D = 60, 4, 16
 LABELS: list[str | None] = [f"label{n // PER_LABEL:02d}" for n in range(N_LABELS * PER_LABEL)]
@@ -127,6 +131,88 @@ def test_sheet_hides_the_sides_and_its_key_finds_them(worse: Comparison) -> None
     assert [row.query for row in sheet] != [one.image_id for one in worse.changed]
     assert labelling_sheet(worse.changed, seed=4) == (sheet, key)
     assert labelling_sheet(worse.changed, seed=5) != (sheet, key)
+
+
+def at(*degrees: float) -> np.ndarray:
+    radians_N = np.deg2rad(degrees)
+    return np.column_stack([np.cos(radians_N), np.sin(radians_N)]).astype(np.float32)
+
+
+def asked_on_a_circle() -> Benchmark:
+    """`a` asks in person and `b` as another picture; `w` and `z` have nothing to find."""
+    labels: list[str | None] = ["x", "y", "x", "w", None]
+    return Benchmark(
+        ids=["a", "b", "c", "d"],
+        labels=["x", "y", "x", "y"],
+        groups=["a", "b", "q", "w", "z"],
+        slices={},
+        old_ND=at(0, 10, 20, 40),
+        new_NE=at(0, 10, 20, 40),
+        queries=QuerySet(
+            ids=["a", "b", "q", "w", "z"],
+            labels=labels,
+            old_QD=at(0, 12, 21, 5, 5),
+            new_QE=at(0, 38, 9, 5, 5),
+            namesakes=frozenset("b"),
+        ),
+    )
+
+
+def test_query_set_gives_the_paired_differences_of_two_evaluations() -> None:
+    given = asked_on_a_circle()
+    queries = given.queries
+    assert queries is not None
+    found = compare(given, QUICK)
+    one = found.metrics["map"]
+    assert (found.mode, found.n_namesakes, found.identical) == (Mode.QUERY_SET, 1, False)
+    assert (found.n_images, found.n_queries, found.n_groups) == (4, 3, 3)
+    assert one.old == pytest.approx(np.mean([1 / 2, (1 + 2 / 4) / 2, (1 + 2 / 4) / 2]))
+    assert one.new == pytest.approx(np.mean([1 / 2, (1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2]))
+    assert (one.n_better, one.n_worse) == (1, 1)
+    for x_ND, xq_QD, mean in (
+        (given.old_ND, queries.old_QD, one.old),
+        (given.new_NE, queries.new_QE, one.new),
+    ):
+        asked = Asked(
+            queries=LabelledVectors(x_ND=xq_QD, ids=queries.ids, labels=queries.labels),
+            namesakes=queries.namesakes,
+        )
+        base = LabelledVectors(x_ND=x_ND, ids=given.ids, labels=given.labels)
+        report = evaluate_retrieval(base, Subject(label="", model_id=""), asked=asked)
+        assert report.metrics["map"].macro == pytest.approx(mean)
+    gain, loss = found.changed
+    assert (gain.image_id, gain.label, gain.old_ids, gain.new_ids) == ("b", "y", tuple("bcad"), tuple("dcba"))
+    assert (loss.image_id, loss.new_ids) == ("q", tuple("bacd"))
+    assert found.thresholds[0].reason == "10 different pairs are too few"  # 4 x 4, less 5 same and `a` itself
+
+
+def test_query_set_of_one_label_moves_no_threshold_and_one_without_relevants_is_refused() -> None:
+    given = asked_on_a_circle()
+    queries = given.queries
+    assert queries is not None
+    single = replace(given, labels=["x"] * 4, queries=replace(queries, labels=["x"] * 5))
+    assert {one.reason for one in compare(single, QUICK).thresholds} == {
+        "every image has the label of every query"
+    }
+    with pytest.raises(UsageError, match="of 5 queries that both have, 1 have no label and the others carry"):
+        compare(replace(given, labels=["u"] * 4), QUICK)
+    same = replace(given, queries=replace(queries, new_QE=queries.old_QD))
+    assert compare(same, QUICK).identical
+
+
+def test_pairs_of_queries_and_images_are_counted_block_by_block() -> None:
+    generator = np.random.default_rng(3)
+    xq_QD, x_ND = (unit(generator.standard_normal((n, 4))) for n in (1100, 1500))
+    code_Q, code_N = generator.integers(9, size=1100), generator.integers(9, size=1500)
+    own_Q = np.where(np.arange(1100) % 3, -1, np.arange(1100) + 400)
+    curve = curve_of_query_pairs((xq_QD, code_Q), (x_ND, code_N), own_Q)
+    other_QN = own_Q[:, None] != np.arange(1500)
+    same_QN, near_QN = code_Q[:, None] == code_N, 2 - 2 * xq_QD @ x_ND.T < 1
+    place = int(np.searchsorted(curve.thresholds_T, 1.0))
+    assert curve.n_same == (same_QN & other_QN).sum()
+    assert curve.n_different == (~same_QN & other_QN).sum()
+    assert curve.same_below_T[place] == pytest.approx((near_QN & same_QN & other_QN).sum(), abs=2)
+    assert curve.different_below_T[place] == pytest.approx((near_QN & ~same_QN & other_QN).sum(), abs=2)
 
 
 def test_nothing_to_find_and_unknown_measures_are_errors() -> None:

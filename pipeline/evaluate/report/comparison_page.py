@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.evaluate.comparison import ChangedQuery, Comparison
+from pipeline.evaluate.evaluation import Mode
 from pipeline.evaluate.paired import LEVEL, MIN_GROUPS, PairedDifference, Verdict
 from pipeline.evaluate.report.document import (
     Axis,
@@ -21,6 +22,7 @@ from pipeline.evaluate.report.document import (
     Section,
     Series,
     Table,
+    query_picture,
 )
 from pipeline.evaluate.report.methods import TWO_SIDED, provenance
 from pipeline.evaluate.report.words import attribute_name, count, percent
@@ -64,6 +66,11 @@ def comparison_document(found: Comparison, result: Mapping[str, Any]) -> Documen
             *_new_provenance(result["new"]),
         ),
     )
+
+
+def shown_queries(found: Comparison) -> list[str]:
+    """Ids of the queries of which the page has pictures."""
+    return [one.image_id for some in _shown_changes(found) for one in some]
 
 
 def verdict_in_words(result: Mapping[str, Any]) -> str:
@@ -236,22 +243,31 @@ def _vals(found: Comparison) -> tuple[Plot, ...]:
 
 
 def _changes(found: Comparison) -> Section | None:
-    gains = [one for one in found.changed if one.new_value > one.old_value][:_SHOWN]
-    losses = [one for one in found.changed if one.new_value < one.old_value][:_SHOWN]
+    gains, losses = _shown_changes(found)
     galleries = tuple(
-        Gallery(title=title, rows=tuple(row for one in some for row in (_row(one, "old"), _row(one, "new"))))
+        Gallery(
+            title=title,
+            rows=tuple(_row(one, side, found.mode) for one in some for side in ("old", "new")),
+        )
         for title, some in (("Largest losses", losses), ("Largest gains", gains))
         if some
     )
     return Section(title="Queries that changed most", blocks=galleries) if galleries else None
 
 
-def _row(one: ChangedQuery, side: str) -> PictureRow:
+def _shown_changes(found: Comparison) -> tuple[list[ChangedQuery], list[ChangedQuery]]:
+    """Gains and losses."""
+    gains = [one for one in found.changed if one.new_value > one.old_value][:_SHOWN]
+    return gains, [one for one in found.changed if one.new_value < one.old_value][:_SHOWN]
+
+
+def _row(one: ChangedQuery, side: str, mode: Mode) -> PictureRow:
+    shown = one.image_id if mode is Mode.LEAVE_ONE_OUT else query_picture(one.image_id)
     ids, value = (one.old_ids, one.old_value) if side == "old" else (one.new_ids, one.new_value)
     return PictureRow(
         title=f"{one.label}, {side}",
         subtitle=f"{value:.3f}",
-        lead=Picture(image_id=one.image_id, alt=f"query {one.image_id}", word="query"),
+        lead=Picture(image_id=shown, alt=f"query {one.image_id}", word="query"),
         pictures=tuple(
             Picture(image_id=image_id, alt=f"{side} answer {rank}", figure=str(rank), caption=image_id)
             for rank, image_id in enumerate(ids[:_NEIGHBOURS_SHOWN], start=1)
@@ -290,16 +306,26 @@ def _duration(hours: float) -> str:
 
 
 def _methods(found: Comparison, result: Mapping[str, Any]) -> tuple[Fact, ...]:
-    excluded = result["excluded"]
-    left_out = ", ".join(f"{name.replace('_', ' ')} {count(n)}" for name, n in excluded.items())
+    label = attribute_name(result["label"])
+    if found.mode is Mode.LEAVE_ONE_OUT:
+        whom = (
+            f"Each image with a {label} that another one shares is a query for all other images that old and "
+            f"new both have, by exact search, leave-one-out by id. Left out: {_left_out(result['excluded'])}."
+        )
+        pairs = "All pairs of labelled images"
+    else:
+        asked_by = result["asked_by"]
+        whom = (
+            f"Each query that {asked_by['old']['name']} and {asked_by['new']['name']} both have, with a "
+            f"{label} that an image shares, asks all images that old and new both have, by exact search; a "
+            "query is taken out of its own ranking where the images have the same bytes under its id. "
+            f"{count(found.n_namesakes)} have the id of another picture, which is judged like any. Left out "
+            f"of the images: {_left_out(result['excluded'])}; of the queries: "
+            f"{_left_out(asked_by['excluded'])}."
+        )
+        pairs = "All pairs of a labelled query and a labelled image, less a query's own"
     return (
-        Fact(
-            term="Who asks whom",
-            text=f"Each image with a {attribute_name(result['label'])} that another one shares is a query "
-            "for all "
-            "other images that old and new both have, by exact search, leave-one-out by id. Left out: "
-            f"{left_out}.",
-        ),
+        Fact(term="Who asks whom", text=whom),
         Fact(
             term="Difference",
             text="New less old of each query. Groups (what stands or falls together) are resampled and "
@@ -333,11 +359,13 @@ def _methods(found: Comparison, result: Mapping[str, Any]) -> tuple[Fact, ...]:
         ),
         Fact(
             term="Thresholds",
-            text="All pairs of labelled images; VAL is the share of same pairs below the threshold, FAR "
-            "that of "
-            "different pairs.",
+            text=f"{pairs}; VAL is the share of same pairs below the threshold, FAR that of different pairs.",
         ),
     )
+
+
+def _left_out(excluded: Mapping[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count(n)}" for name, n in excluded.items())
 
 
 def _new_provenance(new: Mapping[str, Any]) -> tuple[Fact, ...]:

@@ -210,6 +210,11 @@ class Bars:
             raise ValueError(f"{self.title!r}: bars need numbers from 0 upwards, got {numbers[:8]}")
 
 
+def query_picture(image_id: str) -> str:
+    """Under what the picture of a query of another collection is looked up: its id may be that of two."""
+    return f"\0query {image_id}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """An image of the catalog in a gallery.

@@ -26,6 +26,7 @@ from pipeline.evaluate.report.document import (
     Section,
     Share,
     Table,
+    query_picture,
 )
 from pipeline.evaluate.report.facts import IndexFacts, RunFacts
 from pipeline.evaluate.report.index_page import index_finding, index_section
@@ -244,11 +245,6 @@ def _pictures(report: EvaluationReport) -> Section | None:
         "another one. The number is the squared distance, 0 for the same vector.",
         blocks=tuple(galleries),
     )
-
-
-def query_picture(image_id: str) -> str:
-    """Under what the picture of a query of another collection is looked up: its id may be that of two."""
-    return f"\0query {image_id}"
 
 
 def _row(query: GalleryQuery, mode: Mode) -> PictureRow:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pipeline.evaluate.evaluation import Mode
 from pipeline.evaluate.labelling_sheet import SheetRow
 from pipeline.evaluate.report.document import (
     Document,
@@ -12,13 +13,14 @@ from pipeline.evaluate.report.document import (
     Picture,
     PictureRow,
     Section,
+    query_picture,
 )
 from pipeline.evaluate.report.words import count
 
 
-def sheet_document(sheet: Sequence[SheetRow]) -> Document:
+def sheet_document(sheet: Sequence[SheetRow], mode: Mode = Mode.LEAVE_ONE_OUT) -> Document:
     """The sheet, to be looked at beside the table in which the answers are written."""
-    rows = tuple(row for one in sheet for row in (_side(one, "left"), _side(one, "right")))
+    rows = tuple(row for one in sheet for row in (_side(one, "left", mode), _side(one, "right", mode)))
     said = (
         "Which of the two answers is better? Write left, right or same into the column better of sheet.csv."
     )
@@ -39,11 +41,12 @@ def sheet_document(sheet: Sequence[SheetRow]) -> Document:
     )
 
 
-def _side(row: SheetRow, side: str) -> PictureRow:
+def _side(row: SheetRow, side: str, mode: Mode) -> PictureRow:
     ids = row.left if side == "left" else row.right
+    shown = row.query if mode is Mode.LEAVE_ONE_OUT else query_picture(row.query)
     return PictureRow(
         title=f"{row.number}, {side}",
-        lead=Picture(image_id=row.query, alt=f"query {row.number}", word="query"),
+        lead=Picture(image_id=shown, alt=f"query {row.number}", word="query"),
         pictures=tuple(
             Picture(image_id=image_id, alt=f"answer {rank} of the {side} side", figure=str(rank))
             for rank, image_id in enumerate(ids, start=1)
