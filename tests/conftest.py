@@ -41,10 +41,13 @@ def absent(part: str, message: str) -> NoReturn:
 
 
 class RealTogether(LoadScopeScheduling):
-    """One process has all tests of real parts: they share a Ceph cluster, and they mostly wait."""
+    """Two processes have all tests of real parts: each has a Ceph cluster, and they mostly wait."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "real" if Path(nodeid.partition("::")[0]).parent.name in _REAL else nodeid
+        folder = Path(nodeid.partition("::")[0]).parent.name
+        if folder not in _REAL:
+            return nodeid
+        return "faults" if folder == "fault" else "parts"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RealTogether:

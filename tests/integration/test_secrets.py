@@ -49,7 +49,11 @@ def test_a_night_on_s3_leaves_and_says_no_secret(
     model = tmp_path / "model.onnx"
     model.write_bytes(pool_model())
     told = command.with_environment(
-        **SECRETS, AWS_ENDPOINT_URL=moto_endpoint, BITSIEVE_DEBUG="1", BITSIEVE_EMBED__WORKERS="1"
+        **SECRETS,
+        AWS_ENDPOINT_URL=moto_endpoint,
+        BITSIEVE_DEBUG="1",
+        BITSIEVE_EMBED__WORKERS="1",
+        BITSIEVE_EMBED__FEW_IMAGES="0",  # Ray's logs are looked through too
     )
     night: list[object] = ["reindex", source, "--store", f"{bucket}/store", "--model", model, "--json"]
 
