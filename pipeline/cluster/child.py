@@ -8,6 +8,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -73,6 +74,7 @@ def _serve(pipe: Connection, modules: Sequence[str]) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+    threading.Thread(target=_end_with_driver, name="driver", daemon=True).start()
     for module in modules:
         importlib.import_module(module)
     worker: Worker[Any, Any] | None = None
@@ -96,6 +98,14 @@ def _serve(pipe: Connection, modules: Sequence[str]) -> None:
             pipe.send(answer)
         except OSError:
             return
+
+
+def _end_with_driver() -> None:
+    """Ends this process with its driver, in the middle of a task too: a killed driver can end nobody."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
 
 
 def _carried_out(worker: Worker[Any, Any] | None, task: Any) -> tuple[Any, int]:

@@ -69,20 +69,25 @@ def test_child_that_dies_or_whose_store_fails_leaves_the_rest_and_is_gone(
 
 
 _KILLED = """
-import os, signal
+import os, pathlib, signal, sys, threading
 from pipeline.cluster.child import Child
-from tests.support.pool_workers import Squares
+from tests.support.pool_workers import Task, Waits
 
-(done,) = Child().run(Squares, [3])
-print(done.result[1], flush=True)
+child, task = Child(), Task(sys.argv[2], pathlib.Path(sys.argv[1]))
+threading.Thread(target=lambda: list(child.run(Waits, [task])), daemon=True).start()
+while task.name == "waits" and not task.attempts():
+    os.sched_yield()
+print(child._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.fault
-def test_child_of_a_driver_that_is_killed_ends_by_itself() -> None:
-    program = [sys.executable, "-c", _KILLED]
-    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=False)
+@pytest.mark.parametrize("name", ["waits", "starts"])
+def test_child_of_a_driver_that_is_killed_ends_by_itself(name: str, tmp_path: Path) -> None:
+    """In the middle of a task, and before it; nobody holds the driver's output then."""
+    program = [sys.executable, "-c", _KILLED, str(tmp_path), name]
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=False, timeout=30)
     assert done.returncode == -signal.SIGKILL
     stat = Path(f"/proc/{int(done.stdout)}/stat")
     give_up_s = time.monotonic() + 30
