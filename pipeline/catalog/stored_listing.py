@@ -5,7 +5,8 @@ the rows that are new, and which rows of an earlier listing go between them: wha
 changed. Such a listing always stands on a whole one, which its receipt names too, so that whatever looks
 after files keeps it. A whole one is written where the difference would have more than ``most_pieces``.
 
-The hint where the whole listing of a file is found may be old or gone: then another whole one is written.
+The hint where the whole listing of a file is found, and what it leads to, may be old, gone or damaged: then
+another whole one is written.
 """
 
 import json
@@ -28,6 +29,8 @@ from pipeline.storage.store import ObjectStore
 
 STAGE = "list"
 FILE = "listing"
+DIFFERENCE = "difference"
+"""In the place of ``FILE``: whoever knows of no differences must not take one for the whole."""
 BASE = "base"
 _TAKEN = b"bitsieve.taken"
 _FEWEST_ROWS = 256
@@ -44,6 +47,14 @@ class Taken:
     moved: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """An earlier whole listing: its file and its rows."""
+
+    file: DataFile
+    rows: pa.Table
+
+
 def most_pieces(rows: int) -> int:
     """New rows and runs of old ones in a difference; so a night writes at most about sqrt(rows) rows.
 
@@ -57,12 +68,12 @@ def write_listing(
     store: ObjectStore, key: str, of_file: str, table: pa.Table, skipped: Mapping[str, int], cache: Path
 ) -> Receipt:
     """Stores the listing ``table`` under ``key``; ``of_file`` is the same for all listings of this file."""
-    base = _base(store, of_file) if table.num_rows >= _FEWEST_ROWS else None
-    difference = None if base is None else _difference(table, _whole(store, base, cache))
-    stored = table if difference is None else difference
-    files = {FILE: upload(store, "listings", key, ".parquet", _parquet_bytes(stored))}
-    if base is not None and difference is not None:
-        files[BASE] = base
+    base = _base(store, of_file, cache) if table.num_rows >= _FEWEST_ROWS else None
+    difference = None if base is None else _difference(table, base.rows)
+    if base is None or difference is None:
+        files = {FILE: _stored(store, key, table)}
+    else:
+        files = {DIFFERENCE: _stored(store, key, difference), BASE: base.file}
     receipt = write_receipt(
         store,
         Receipt(
@@ -84,10 +95,10 @@ def read_listing(store: ObjectStore, receipt: Receipt, cache: Path) -> pa.Table:
     Raises:
         DataCorrupt: a file is not what it was.
     """
-    file = receipt.files[FILE]
-    rows = _whole(store, file, cache)
     if BASE not in receipt.files:
-        return rows
+        return _whole(store, receipt.files[FILE], cache)
+    file = receipt.files[DIFFERENCE]
+    rows = _whole(store, file, cache)
     table = _together(rows, _taken(store, file, cache), _whole(store, receipt.files[BASE], cache))
     if table.num_rows != receipt.counts["rows"]:
         raise DataCorrupt(
@@ -97,14 +108,18 @@ def read_listing(store: ObjectStore, receipt: Receipt, cache: Path) -> pa.Table:
     return table
 
 
-def _base(store: ObjectStore, of_file: str) -> DataFile | None:
-    """The file of the newest whole listing, as far as the hint knows."""
+def _base(store: ObjectStore, of_file: str, cache: Path) -> _Base | None:
+    """The newest whole listing, as far as the hint knows; None where it, or what leads to it, is damaged."""
     try:
         key = store.get(layout.listing_hint(of_file)).decode()
-    except ObjectMissing:
+        receipt = read_receipt(store, STAGE, key)
+        if receipt is None or BASE in receipt.files:
+            return None
+        file = receipt.files[FILE]
+        fetch(store, file, cache, verify=True)
+        return _Base(file, _whole(store, file, cache))
+    except (ObjectMissing, DataCorrupt, UnicodeDecodeError, pa.ArrowException):
         return None
-    receipt = read_receipt(store, STAGE, key)
-    return None if receipt is None or BASE in receipt.files else receipt.files[FILE]
 
 
 def _whole(store: ObjectStore, file: DataFile, cache: Path) -> pa.Table:
@@ -167,7 +182,7 @@ def _together(new: pa.Table, taken: Sequence[Taken], base: pa.Table) -> pa.Table
     return pa.concat_tables([*pieces, new.slice(done)]).combine_chunks()
 
 
-def _parquet_bytes(table: pa.Table) -> bytes:
+def _stored(store: ObjectStore, key: str, table: pa.Table) -> DataFile:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())
+    return upload(store, "listings", key, ".parquet", bytes(sink.getvalue()))

@@ -1,5 +1,6 @@
 """Listing folders: every object is an image, whatever it is called, and what is none is counted."""
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -220,6 +221,27 @@ def test_list_tar_whose_earlier_listing_is_gone_is_stored_whole(tmp_path: Path) 
     assert len(ids_of(list_of(tmp_path / "src", tmp_path, store))) == 29
     (receipt,) = store.list_objects("receipts/list/")
     assert b"base" not in store.get(receipt.key)
+
+
+def test_list_tar_whose_earlier_listing_is_damaged_is_stored_whole_and_differs_from_that_one_then(
+    tmp_path: Path,
+) -> None:
+    """A whole listing, damaged, a whole one again, and a difference, which has no file of the older role."""
+    path, store, files = tmp_path / "src" / "a.tar", LocalStore(tmp_path / "store"), list[set[str]]()
+    seen: set[str] = set()
+    for night in range(3):
+        write_tar(path, [(f"{number:03d}.jpg", b"%d" % number) for number in range(night, 300)])
+        age(path, 10 * (night + 1))
+        assert len(ids_of(list_of(tmp_path / "src", tmp_path, store))) == 300 - night
+        (new,) = {stat.key for stat in store.list_objects("receipts/list/")} - seen
+        seen.add(new)
+        files.append(set(json.loads(store.get(new))["files"]))
+        if night == 0:
+            (listing,) = store.list_objects("listings/")
+            data = bytearray(store.get(listing.key))
+            data[len(data) // 2] ^= 1
+            store.put(listing.key, bytes(data))
+    assert files == [{"listing"}, {"listing"}, {"base", "difference"}]
 
 
 def test_list_other_id_template_does_not_use_the_old_listing(tmp_path: Path) -> None:
