@@ -36,6 +36,7 @@ def mapped_vectors(snapshot: OpenSnapshot, order_N: Ints) -> npt.NDArray[np.floa
         tempfile.TemporaryDirectory(dir=snapshot.cache) as folder,
         create_array(Path(folder) / "vectors", b"", shape, np.float32) as mapped,
     ):
+        (Path(folder) / "vectors").unlink()  # now, not when it is filled: a killed process leaves no bytes
         for here, x_PD in vectors_by_part(snapshot.store, snapshot.live, content.parts, snapshot.cache):
             mapped.array[place_N[here]] = x_PD
             mapped.release()
