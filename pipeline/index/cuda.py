@@ -14,6 +14,7 @@ those of all rows for an exact search. They are within `exact.float32_margin` of
 say for which rows the exact distance, which decides, is worth computing on the processor.
 """
 
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,12 @@ _KEPT_BYTES = 1 << 28  # rows kept for the queries of one pass
 _SPARE_BYTES = 3 << 30  # what a search takes beside codes and vectors
 _ELSEWHERE = "search with index.device = cpu"
 _NOTHING = (1 << 63) - 1
+_DEVICE_ERRORS = (
+    RuntimeError,  # the base of torch's errors, torch.OutOfMemoryError among them
+    kernel_cuda.TritonError,
+    OSError,  # no C compiler, no folder for what was compiled
+    subprocess.SubprocessError,  # a C compiler that fails, as without Python's headers
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +146,8 @@ class CudaScan:
         torch.set_float32_matmul_precision("highest")  # the margin is one of float32 products
         if self._device.type == "cuda":
             check_cuda()
-            _check_room(shards)
+            with _device_errors():
+                _check_room(shards)
         self._shards = {_address(shard): shard for shard in shards}  # while they live, so do the addresses
         self._tiles = tiles
         self._lock = threading.Lock()  # Triton promises nothing about threads, and a device does one thing
@@ -325,6 +333,6 @@ def _address(shard: IndexShard) -> int:
 def _device_errors() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as exc:  # the base of torch's errors, torch.OutOfMemoryError among them
+    except _DEVICE_ERRORS as exc:
         first_line = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
         raise WorkerError(f"the CUDA device failed: {first_line[:300]}", _ELSEWHERE) from exc

@@ -1,4 +1,4 @@
-"""Where a search scans codes: on the processor, or or on a CUDA device.
+"""Where a search scans codes: on the processor, or on a CUDA device.
 
 Both give the same candidates, so the choice is made when a snapshot is opened and is part of nothing that is
 stored.
@@ -22,7 +22,8 @@ def on_device(searcher: Searcher, asked: SearchDevice) -> Searcher:
     """The same search, scanning codes where ``asked`` says; ``auto`` takes a device that wins the race.
 
     Raises:
-        WorkerError: ``cuda`` is asked for, and torch, Triton, a CUDA device or memory on it is missing.
+        WorkerError: ``cuda`` is asked for, and torch, Triton, a CUDA device or memory on it is missing, or
+            Triton cannot compile.
     """
     point = searcher.calibration
     if asked == "cpu" or (asked == "auto" and (point is None or point.method == "exact")):
@@ -55,9 +56,9 @@ def check_cuda() -> None:
 def _door() -> ModuleType:
     try:
         from pipeline.index import cuda
-    except ImportError as exc:
+    except (ImportError, OSError, ValueError) as exc:  # torch: a CUDA library that is not there
         raise WorkerError(
-            f"index.device = cuda needs the package {exc.name}, which is not installed",
+            f"index.device = cuda needs torch and Triton, which cannot be imported: {str(exc)[:300]}",
             "install the extra 'device', or search with index.device = cpu",
         ) from exc
     return cuda

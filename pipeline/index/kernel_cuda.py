@@ -11,6 +11,9 @@ int64 [Q or 1, S, 2], rows from and to. A program takes ``BLOCK`` rows at a time
 
 import triton
 import triton.language as tl
+from triton import TritonError
+
+__all__ = ["TritonError", "count", "keep"]
 
 
 @triton.jit

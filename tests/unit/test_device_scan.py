@@ -3,6 +3,7 @@
 The twin runs the same kernels in Triton's interpreter, on the processor.
 """
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.support.device_answers import CASES, WHOLE, answers_of, ask
 from tests.support.index_shards import open_shard, unit_rows
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton", reason="needs the extra 'device'")
+triton = pytest.importorskip("triton", reason="needs the extra 'device'")
 pytestmark = pytest.mark.timeout(240)  # where nothing is compiled yet, a second process compiles it too
 
 
@@ -55,3 +56,19 @@ def test_without_a_device_auto_is_the_processor_and_cuda_an_error(tmp_path: Path
     assert on_device(searcher, "auto") is searcher
     with pytest.raises(WorkerError, match="no CUDA device"):
         on_device(searcher, "cuda")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        subprocess.CalledProcessError(1, ["gcc"]),  # no Python.h
+        triton.runtime.errors.PTXASError("ptxas failed"),
+        PermissionError(13, "Permission denied", "/.triton"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+)
+def test_whatever_a_device_raises_is_a_worker_error(error: Exception) -> None:
+    from pipeline.index.cuda import _device_errors
+
+    with pytest.raises(WorkerError, match="the CUDA device failed"), _device_errors():
+        raise error
