@@ -146,7 +146,7 @@ class Searcher:
         asked = (k, exact, candidates, probes)
         point = self._points.get(asked)
         if point is None:
-            if len(self._points) == _MAX_POINTS:
+            if len(self._points) >= _MAX_POINTS:
                 self._points.clear()
             point = self._points[asked] = self._point(*asked)
         if exclude_ids is not None:
