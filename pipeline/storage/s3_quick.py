@@ -153,10 +153,8 @@ class QuickGets:
                     return cast("GetObjectOutputTypeDef", reply)
                 answer.raw.close()
             elif answer.status_code in _OF_THE_OBJECT:
-                if (
-                    b"<Code>NoSuchKey</Code>"
-                    in StreamingBody(answer.raw, int(answer.headers["Content-Length"])).read()
-                ):
+                said = StreamingBody(answer.raw, answer.headers.get("Content-Length")).read()  # or chunked
+                if b"<Code>NoSuchKey</Code>" in said:
                     raise _no_such_key()
                 return None
             else:

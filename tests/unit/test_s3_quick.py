@@ -79,11 +79,15 @@ class Service(BaseHTTPRequestHandler):
         }
         answer |= self.answers.pop(0) if self.answers else {}
         self.send_response(answer["status"])
-        self.send_header("Content-Length", str(len(answer["body"])))
+        if chunked := answer.get("chunked", False):
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(answer["body"])))
         self.send_header("Last-Modified", "Sun, 22 Nov 2026 03:00:00 GMT")
         self.send_header("ETag", f'"{answer["etag"]}"')
         self.end_headers()
-        self.wfile.write(answer["body"])
+        body = answer["body"]
+        self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -132,8 +136,12 @@ def test_a_damaged_body_is_fetched_afresh_by_boto3(store: S3Store) -> None:
     assert Service.seen == ["boto3", "quick", "boto3"]
 
 
-def test_a_missing_object_takes_one_request_and_says_nothing_of_the_service(store: S3Store) -> None:
-    Service.answers = [{"status": 404, "body": b"<Error><Code>NoSuchKey</Code></Error>"}]
+@pytest.mark.parametrize("chunked", [False, True])  # AWS sends errors in chunks
+def test_a_missing_object_takes_one_request_and_says_nothing_of_the_service(
+    chunked: bool, store: S3Store
+) -> None:
+    missing = {"status": 404, "body": b"<Error><Code>NoSuchKey</Code></Error>", "chunked": chunked}
+    Service.answers = [missing]
     with pytest.raises(ObjectMissing):
         store.get("k")
     assert store.get("k") == DATA
