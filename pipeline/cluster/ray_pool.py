@@ -55,9 +55,7 @@ class RayPool:
 
     def release(self) -> None:
         """See ``Pool``."""
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+        self._end_child()
         if self._starting is not None:
             self._starting.exception()  # waits for a start that is under way
             self._starting = None
@@ -96,6 +94,7 @@ class RayPool:
         deadline_s: float | None = None,
     ) -> Iterator[Done[Result] | SetAside]:
         """See ``Pool``."""
+        self._end_child()  # also where there is nothing to do
         if not tasks:
             return
         self._start()
@@ -119,8 +118,13 @@ class RayPool:
             self._child = self._child or Child()
             self._n_workers = 1
             yield from self._child.run(_as_here(make_worker), tasks)
-            self._child.end()
-            self._child = None
+            self._end_child()
+
+    def _end_child(self) -> None:
+        """One that was prepared and is not needed would hold its memory all night."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
 
     @property
     def _takes_few(self) -> bool:
@@ -181,6 +185,7 @@ class RayPool:
             self._start_now()
 
     def _start_now(self) -> None:
+        self._end_child()
         if self._is_up:
             return
         for name, value in _SETTINGS.items():

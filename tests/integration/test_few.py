@@ -107,6 +107,15 @@ def test_pool_with_a_cluster_a_device_or_several_workers_has_no_child(tmp_path: 
             assert multiprocessing.active_children() == []
 
 
+def test_child_that_is_prepared_for_nothing_does_not_stay() -> None:
+    with RayPool() as pool:
+        pool.prepare_few()
+        assert len(multiprocessing.active_children()) == 1
+        assert list(pool.run(Squares, [])) == []
+        assert multiprocessing.active_children() == []
+        assert not pool.started
+
+
 def test_night_of_few_images_starts_no_ray_and_one_that_kills_its_child_does(
     command: Command, tmp_path: Path
 ) -> None:
