@@ -39,7 +39,7 @@ class ReadAhead(Generic[T]):
         line, self._begun = self._begun, None
         if line is None or line.ends_with != source.name:
             if line is not None:
-                line.close()
+                line.stop()  # its thread may be in the middle of a fetch, which nobody need wait for
             line = _Line(self._size_bytes, self._budget_bytes)
             line.add(source)
         is_whole = False
@@ -79,9 +79,12 @@ class _Line(Generic[T]):
     def drain(self) -> Iterator[T | None]:
         return self._buffer.drain()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self._sources.put(None)
         self._buffer.close()
+
+    def close(self) -> None:
+        self.stop()
         self._thread.join()
 
     def _drawn(self) -> Iterator[T | None]:

@@ -78,6 +78,21 @@ def test_another_source_than_the_expected_one_gives_its_own_items() -> None:
     assert list(ahead.items(source([], "d"))) == [9]
 
 
+def test_another_source_does_not_wait_for_a_fetch_of_the_expected_one() -> None:
+    let_go = threading.Event()
+
+    def stuck() -> Iterator[int]:
+        let_go.wait(30)
+        yield 0
+
+    before, ahead = threading.active_count(), ReadAhead[int](lambda _: 1, 10)
+    assert list(ahead.items(source([1]), then=Source("b", stuck))) == [1]
+    assert list(ahead.items(source([7], "c"))) == [7]
+    assert threading.active_count() == before + 1
+    let_go.set()
+    assert eventually(lambda: threading.active_count() == before)
+
+
 def test_both_sources_share_one_budget() -> None:
     drawn: list[int] = []
     ahead = ReadAhead[int](lambda _: 10, 50)
