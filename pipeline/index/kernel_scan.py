@@ -19,7 +19,6 @@ from pipeline.index.kernel_sort import smallest_first
 
 _ANY_RANK = 1 << 62
 _ROOM = 4  # kept rows per row asked for; below 2 the buffer would be cleaned up all the time
-_LINES_AHEAD = 16  # of the next list's codes, on their way while one is scanned
 _BLOCK_BYTES = 1 << 18  # codes that stay in a core's cache while all queries of a piece pass over them
 
 
@@ -208,6 +207,9 @@ def _scan_spans(
                 if i >= last:
                     break
                 live = (bits >> skip) & np.uint64(255)
+                if ahead:
+                    for line in range(n_words):
+                        _prefetch(codes.address + i * n_words * 8 + ahead + 64 * line)
             start = min(i, codes.n_rows - 8)  # the last group of a shard overlaps the one before
             lift = i - start
             near = _within(codes.address + start * n_words * 8, n_words, query_address, reach, near_address)
