@@ -92,6 +92,11 @@ def ways_of(experiment: Experiment, base: TrainConfig, *, full: bool) -> list[Wa
             "an experiment compares trainings that are free of an older model",
             fix="leave train.compatible_with away",
         )
+    if base.init:
+        raise UsageError(
+            "an experiment judges by classes that no training has seen: its weights may have seen them",
+            fix="leave train.init away",
+        )
     if experiment is Experiment.LOSSES:
         own = {"margin": None, "scale": None}
         return [Way(name=n, meaning=m, settings={"loss": n, **own}) for n, m in _LOSSES.items()]

@@ -12,7 +12,8 @@
 
 A model that was trained to be comparable with the old one needs no map. It is judged as it is, by success at
 1, on images of classes that its training did not see, and must find as much as the old one: if it finds less
-there is nothing to gain. The lower bound of that difference may be the loss that an adapter is allowed.
+there is nothing to gain. The lower bound of that difference, classes resampled whole, may be the loss that an
+adapter is allowed.
 Whether it finds an image's own row does not count: it may know classes better and single images less.
 
 Legend: N images, S and T dimensions of the new and the old model, Q images that judge, K rows found.
@@ -29,6 +30,7 @@ import numpy.typing as npt
 
 from pipeline.errors import UsageError
 from pipeline.evaluate.exact_base import ExactBase
+from pipeline.evaluate.paired import MIN_GROUPS, paired_differences
 from pipeline.fingerprint import digest
 from pipeline.index.bootstrap import Bootstrap
 from pipeline.model.adapter import AffineMap, Vectors, fit_procrustes, fit_ridge, identity_map
@@ -118,7 +120,7 @@ def judge_unmapped(pairs: Pairs, judge_N: _Ints, least_share: float, seed: int) 
     Of the rows ``judge_N`` those ask that share a label with another image, 1,000 of them at most.
 
     Raises:
-        UsageError: the dimensions differ, or too few rows ask.
+        UsageError: the dimensions differ, or too few rows or classes ask.
     """
     dim = pairs.old_NT.shape[1]
     if pairs.new_NS.shape[1] != dim:
@@ -130,19 +132,24 @@ def judge_unmapped(pairs: Pairs, judge_N: _Ints, least_share: float, seed: int) 
     names = [None] * len(pairs.ids) if pairs.labels is None else pairs.labels
     count = Counter(names)
     asking = [row for row in judge_N.tolist() if names[row] is not None and count[names[row]] > 1]
-    if len(asking) < LEAST_JUDGED:
-        raise UsageError(
-            f"{len(asking)} images can judge whether the models are comparable (embedded by both, of classes "
-            f"that the training did not see, with another image of the class); expected {LEAST_JUDGED}",
-            fix="embed more images of such classes with both models",
-        )
     asking.sort(key=lambda row: digest([seed, pairs.ids[row]]))  # so that a cut is a seeded sample
-    matrix, (old_Q, _, new_Q) = _matrix(pairs, None, np.array(asking[:MOST_JUDGED], dtype=np.int64), seed)
-    gain = Bootstrap(len(old_Q), seed).interval(new_Q - old_Q)
-    allowed = float((1 - least_share) * old_Q.mean())
+    asking = asking[:MOST_JUDGED]
+    class_Q = [names[row] for row in asking]
+    n_classes = len(set(class_Q))
+    if n_classes < MIN_GROUPS:
+        raise UsageError(
+            f"{len(asking)} images of {n_classes} classes can judge whether the models are comparable "
+            "(embedded by both, of classes that the training did not see, with another image of the class); "
+            f"expected {MIN_GROUPS} classes",
+            fix="embed images of more such classes with both models",
+        )
+    matrix, (old_Q, _, new_Q) = _matrix(pairs, None, np.array(asking, dtype=np.int64), seed)
+    measure = "success@1"
+    gain = paired_differences({measure: old_Q}, {measure: new_Q}, class_Q, seed=seed)[measure]
+    allowed = (1 - least_share) * gain.old
     verdict = (
-        f"success@1 {new_Q.mean():.4f} of new queries on old vectors, {old_Q.mean():.4f} of old ones: "
-        f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f}); asked for are 0, and {-allowed:+.4f} "
+        f"{measure} {gain.new:.4f} of new queries on old vectors, {gain.old:.4f} of old ones: "
+        f"{gain.difference:+.4f} ({gain.low:+.4f} to {gain.high:+.4f}); asked for are 0, and {-allowed:+.4f} "
         "of the lower bound"
     )
     return Fitted(
@@ -150,11 +157,11 @@ def judge_unmapped(pairs: Pairs, judge_N: _Ints, least_share: float, seed: int) 
         method=UNMAPPED,
         penalty=None,
         n_fitted=0,
-        n_judged=min(len(asking), MOST_JUDGED),
+        n_judged=len(asking),
         matrix=tuple(matrix),
-        accepted=bool(new_Q.any()) and gain.mean >= 0 and gain.low >= -allowed,
+        accepted=gain.new > 0 and gain.difference >= 0 and gain.low >= -allowed,
         verdict=verdict,
-        compatible=gain.mean > 0,
+        compatible=gain.difference > 0,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.catalog.source import SourceSpec
 from pipeline.config import TrainConfig
-from pipeline.errors import ModelError, ObjectMissing
+from pipeline.errors import ModelError, ObjectMissing, UsageError
 from pipeline.fingerprint import digest, task_key
 from pipeline.model.file import read_model
 from pipeline.storage import layout
@@ -26,7 +26,7 @@ from pipeline.train.packed import PackedImages, pack_images, plain_input
 from pipeline.train.ranks import Ranks
 from pipeline.train.results import training_result
 from pipeline.train.settings import augment_of, square, training_key
-from pipeline.train.stored import StoredVectors, set_apart
+from pipeline.train.stored import Older, StoredVectors, set_apart
 from pipeline.values import DecodeLimits
 
 Advance = Callable[[str, int, int], None]  # what, done, total
@@ -83,7 +83,26 @@ class TrainJob:
         older = None
         if self.older is not None:
             held, older = set_apart(usable, held, self.older.take(packed.kept), self.settings.seed)
+            self._refuse_weights_that_saw(older)
         return Data(labels=usable.labels, train=train, held=held, n_classes=len(usable.names), older=older)
+
+    def _refuse_weights_that_saw(self, older: Older) -> None:
+        """Refuses to begin with weights of a training that may have seen the classes that judge.
+
+        Raises:
+            UsageError: it set apart by another draw or label, fewer classes, or none to judge an older model.
+        """
+        begun = training_result(self.store, self.settings.init) if self.settings.init else None
+        if begun is None:
+            return
+        theirs, mine = begun["older"], older.vectors.of.label
+        same_draw = begun["settings"]["seed"] == self.settings.seed and theirs and theirs["label"] == mine
+        if not same_draw or theirs["up_to"] < older.up_to:
+            raise UsageError(
+                f"training {self.settings.init[:16]} (train.init) may have seen classes that are to judge",
+                fix="begin with one that was trained --compatible-with the same collection, with the same "
+                "label, train.seed and train.validation_share",
+            )
 
     def examples(self, packed: PackedImages, advance: Advance = _nobody) -> Examples:
         """What the network takes."""

@@ -7,7 +7,7 @@ from pipeline.fingerprint import task_key
 from pipeline.images.augment import Augment
 
 STAGE = "train"
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 ONNX = "onnx:"
 """What the name of a network begins with that is a frozen ONNX trunk under a head."""
 _NOT_LEARNED = {"workers", "cpus", "gpu", "compatible_with"}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UsageError
-from pipeline.evaluate.adaptation import LEAST_JUDGED
+from pipeline.evaluate.paired import MIN_GROUPS
 from pipeline.model.card import class_draw
 from pipeline.train.labelled import LabelledImages
 
@@ -86,7 +86,7 @@ def set_apart(
     Half of the classes judge, those with the smaller draws.
 
     Raises:
-        UsageError: images have several labels, or too few of those set apart are stored.
+        UsageError: images have several labels, or too few classes of those set apart are stored.
     """
     if images.labels.ndim != 1:
         raise UsageError(
@@ -97,18 +97,18 @@ def set_apart(
     classes = sorted(set(images.labels[stored].tolist()), key=lambda one: class_draw(images.names[one], seed))
     judging = classes[: len(classes) // 2]
     judges = np.isin(images.labels[stored], judging)
-    n_choose, n_judge = (_with_partner(images.labels[part]) for part in (stored[~judges], stored[judges]))
-    if n_choose == 0 or n_judge < LEAST_JUDGED:
+    n_choose, n_judge = (_n_with_pairs(images.labels[part]) for part in (stored[~judges], stored[judges]))
+    if n_choose == 0 or n_judge < MIN_GROUPS:
         raise UsageError(
-            f"of the images set apart, {n_choose} can choose the best step and {n_judge} judge it; expected "
-            f"at least 2 and {LEAST_JUDGED} (of half of the classes set apart each, with a vector in "
-            f"collection {vectors.of.collection!r} and another image of the class)",
-            fix="raise train.validation_share, or train on more images that the collection has",
+            f"of the classes set apart, {n_choose} can choose the best step and {n_judge} judge it; expected "
+            f"at least 1 and {MIN_GROUPS} (half of them each, with two images that have a vector in "
+            f"collection {vectors.of.collection!r})",
+            fix="raise train.validation_share, or train on more classes that the collection has",
         )
     older = Older(vectors=vectors, judge=stored[judges], up_to=class_draw(images.names[judging[-1]], seed))
     return stored[~judges], older
 
 
-def _with_partner(labels_N: NDArray[np.int64] | NDArray[np.bool_]) -> int:
-    """How many images share their class with another one."""
-    return sum(count for count in Counter(labels_N.tolist()).values() if count > 1)
+def _n_with_pairs(labels_N: NDArray[np.int64] | NDArray[np.bool_]) -> int:
+    """How many classes have two images or more."""
+    return sum(count > 1 for count in Counter(labels_N.tolist()).values())

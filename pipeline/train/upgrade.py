@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import TrainConfig
+from pipeline.errors import UsageError
 from pipeline.evaluate.adaptation import LEAST_SHARE, Pairs, judge_unmapped
 from pipeline.train.compatible import Influence, harmonic_loss
 from pipeline.train.mining import Miner
@@ -28,7 +29,11 @@ class Upgrade:
     def __init__(
         self, settings: TrainConfig, older: Older, labels_N: Tensor, train: NDArray[np.int64]
     ) -> None:
-        """``labels_N`` are the classes of all images, on the training's device, ``train`` some places."""
+        """``labels_N`` are the classes of all images, on the training's device, ``train`` some places.
+
+        Raises:
+            UsageError: the influence loss, and none of the images to train on is stored.
+        """
         device = labels_N.device
         self._settings = settings
         self._older = older
@@ -39,6 +44,12 @@ class Upgrade:
         self._influence = None
         if settings.compatible_loss == "influence":
             known = torch.from_numpy(train[older.vectors.has_N[train]]).to(device)
+            if not len(known):
+                raise UsageError(
+                    f"none of the {len(train)} images to train on has a vector in collection "
+                    f"{older.vectors.of.collection!r}: the influence loss has nothing to learn from",
+                    fix="train on images that the collection has, or leave --compatible-with away",
+                )
             self._influence = Influence(self._old_ND[known], labels_N[known], int(labels_N.max()) + 1)
 
     def loss(self, e_BD: Tensor, images_B: Tensor, seed: int) -> Tensor:

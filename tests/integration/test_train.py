@@ -19,7 +19,7 @@ from tests.support.tiny_catalogs import GARBAGE, list_of, write_folder
 
 pytestmark = pytest.mark.integration
 
-_PRODUCTS, _VIEWS = 24, 4
+_PRODUCTS, _VIEWS = 48, 4
 _SETTINGS = (
     *("--model", "tiny", "--size", "32", "--dim", "8", "--steps", "6", "--set", "train.validate_every=2"),
     *("--set", "train.classes=4", "--set", "train.images=2", "--set", "train.cpus=0.5"),
@@ -91,7 +91,7 @@ def test_a_killed_training_goes_on_and_its_export_is_taken_by_a_night(shop: Path
     file = tmp_path / "model.onnx"
     export = ("export-model", key[:12], "--store", store, "-o", file, "--name", "shop", "--license", "MIT")
     assert command.json(*export)["parity"]["least_cosine"] > 0.99999
-    lenient = ("--label", "@folder", "--set", "gates.max_rejected_share=1")
+    lenient = ("--label", "@folder", "--set", "gates.max_rejected_share=1", "--set", "gates.min_variance=0")
     night = command.json("reindex", shop, "--store", tmp_path / "index", "--model", file, *lenient)
     assert night["images"]["embedded"] == _PRODUCTS * _VIEWS
     check_upgrade(command, shop, tmp_path, key)
@@ -99,23 +99,31 @@ def test_a_killed_training_goes_on_and_its_export_is_taken_by_a_night(shop: Path
 
 def check_upgrade(command: Command, shop: Path, folder: Path, old_key: str) -> None:
     """A second model is trained beside what the first has stored, and its file says so."""
-    beside = ("--compatible-with", f"{folder / 'index'}#main", "--set", f"train.init={old_key}")
+    beside = ("--compatible-with", f"{folder / 'index'}#main")
     store = folder / "store"
     train = ("train", shop, "--store", store, "--label", "@folder", *_SETTINGS, *beside, "--steps", "2")
     refused = command.run(*train, "--dim", "9", "--json")
     assert refused.code == 2
     assert "have 8 dimensions, the training makes 9" in refused.json["error"]["message"]
-    slow = ("--set", "train.validation_share=0.5", "--set", "train.learning_rate=1e-9")
-    made = command.json(*train, *slow)
-    older = made["older"]
-    assert (older["accepted"], older["n_joined"], older["n_judged"]) == (True, _PRODUCTS * _VIEWS, 24)
-    assert {row["success_at_1"]["mean"] for row in older["matrix"]} == {
-        older["matrix"][0]["success_at_1"]["mean"]
-    }
+    apart = ("--set", "train.validation_share=0.9")
+    saw = command.run(*train, *apart, "--set", f"train.init={old_key}", "--json")
+    assert saw.code == 2
+    assert "may have seen classes that are to judge" in saw.json["error"]["message"]
+    made = command.run(*train, *apart, "--set", "train.learning_rate=1e-9", "--json")
+    assert made.code == 3
+    (key,) = {one.name for one in (store / "trainings").iterdir()} - {old_key}
+    result = training_document(LocalStore(store), key, "result")
+    assert result is not None
+    older = result["older"]
+    assert (older["accepted"], older["n_joined"]) == (False, _PRODUCTS * _VIEWS)
+    assert older["n_judged"] >= 20 * _VIEWS
 
     named = ("-o", folder / "new.onnx", "--name", "new", "--license", "MIT")
-    exported = command.json("export-model", made["training"], "--store", store, *named)
-    assert exported["compatible_with"] == [older["model_id"]]
+    exported = command.json("export-model", key, "--store", store, *named)
+    assert exported["compatible_with"] == []
+
+    again = command.run(*train, *apart, "--set", f"train.init={key}", "--steps", "1", "--json")
+    assert again.code == 3  # it begins, and is judged by the same classes
 
 
 def _key(store: Path) -> str:

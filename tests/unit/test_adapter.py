@@ -144,8 +144,20 @@ def test_model_that_finds_more_in_the_old_space_needs_no_map_and_one_that_finds_
     assert not turned.accepted
     with pytest.raises(UsageError, match="the new model has 8 dimensions, the old one 7"):
         judged(clear_ND, unit(clear_ND[:, :7]), code_N)
-    with pytest.raises(UsageError, match="0 images can judge"):
+    with pytest.raises(UsageError, match="0 images of 0 classes can judge"):
         judge_unmapped(pairs(old_NT, old_NT, None), np.arange(30), 0.9, 0)
+
+
+def test_few_classes_that_all_agree_prove_nothing() -> None:
+    old_NT, code_N = identities(30, 8)
+    with pytest.raises(UsageError, match="76 images of 19 classes can judge"):
+        judge_unmapped(pairs(old_NT, old_NT, code_N), np.flatnonzero(code_N < 19), 0.9, 0)
+    few, enough = (
+        judge_unmapped(pairs(old_NT, old_NT, code_N), np.arange(len(code_N)), share, 0)
+        for share in (0.9, 0.8)
+    )
+    assert "+0.0000 (-0.1157 to +0.1157)" in few.verdict
+    assert (few.accepted, enough.accepted) == (False, True)
 
 
 def test_images_that_are_known_by_heart_do_not_judge() -> None:
@@ -180,7 +192,7 @@ def tint(number: int) -> str:
     """A class that the plain model can know: where the mean colour points to, roughly."""
     with Image.open(io.BytesIO(jpeg(number))) as image:
         colour_C = np.asarray(image, dtype=np.float64).mean(axis=(0, 1))
-    return str(np.round(6 * colour_C / np.linalg.norm(colour_C)).astype(int).tolist())
+    return str(np.round(10 * colour_C / np.linalg.norm(colour_C)).astype(int).tolist())
 
 
 class Shop:
@@ -264,10 +276,10 @@ def test_new_queries_search_an_old_snapshot_through_a_named_adapter_only(
 def test_model_that_was_trained_beside_the_old_one_searches_its_snapshot_once_it_is_judged(
     shop: Shop, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    unmapped = ("--method", "none", "--label", "tint")
+    unmapped = ("--method", "none", "--label", "tint", "--least-share", "0.6")  # of some thirty classes
     facts: dict[str, Any] = {
         "compatible_with": (read_model(pool_model(), "plain").model_id,),
-        "set_apart": SetApart(label="tint", seed=0, up_to="9" * 64),  # more than half of the classes
+        "set_apart": SetApart(label="tint", seed=0, up_to="d" * 64),  # most of the classes
     }
     assert shop.fit(*unmapped) == 2
     assert "was not trained to be comparable" in said(capfd)["error"]["message"]

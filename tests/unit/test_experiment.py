@@ -171,6 +171,7 @@ def test_answers_are_of_images_with_partners_in_order_of_ids() -> None:
         (Experiment.POOLING, {"network": "onnx:trunk.onnx"}, "there is no map left to pool"),
         (Experiment.FLOPS, {"network": "nn4"}, "flops brings its own networks"),
         (Experiment.LOSSES, {"compatible_with": "index#main"}, "free of an older model"),
+        (Experiment.LOSSES, {"init": "a" * 64}, "may have seen them"),
     ],
 )
 def test_settings_that_leave_nothing_to_compare_are_refused(

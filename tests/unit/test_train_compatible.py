@@ -25,8 +25,8 @@ from pipeline.train.mining import Miner
 from pipeline.train.networks import feature_network
 from pipeline.train.stored import OlderModel, StoredVectors, joined, set_apart
 
-N_CLASSES, EACH, F, SIGNAL, D = 60, 8, 16, 6, 8
-NAMES = tuple(f"p{number:02d}" for number in range(N_CLASSES))
+N_CLASSES, EACH, F, SIGNAL, D = 120, 8, 16, 6, 8
+NAMES = tuple(f"p{number:03d}" for number in range(N_CLASSES))
 LABELS = np.repeat(np.arange(N_CLASSES), EACH)
 OLD = OlderModel(model_id="0" * 64, name="old", collection="main", snapshot="1" * 64, label="product")
 
@@ -69,7 +69,7 @@ def training(store: Path, older: StoredVectors | None = None, **settings: Any) -
             "validate_every": 50,
             "learning_rate": 0.02,
             "warmup_steps": 5,
-            "validation_share": 0.4,
+            "validation_share": 0.7,
             **settings,
         }
     )
@@ -160,6 +160,15 @@ def test_influence_is_arcface_on_the_means_of_the_older_classes() -> None:
     assert not [one for one in influence.parameters() if one.requires_grad]
 
 
+def test_influence_of_classes_that_nobody_trains_on_is_refused(tmp_path: Path) -> None:
+    train, _ = split_by_identity(images(), 0.7, 0)
+    has_N = np.ones(len(LABELS), dtype=bool)
+    has_N[train] = False
+    apart_alone = stored(np.ones((len(LABELS), D), dtype=np.float32), has_N)
+    with pytest.raises(UsageError, match="none of the 288 images to train on has a vector"):
+        training(tmp_path, apart_alone, compatible_loss="influence")
+
+
 def test_stored_vectors_are_joined_by_id_and_the_others_counted() -> None:
     x_MD = np.eye(3, dtype=np.float32)
     found = joined(OLD, ["b", "x", "a"], ["a", "b", "c"], x_MD)
@@ -173,10 +182,10 @@ def test_stored_vectors_are_joined_by_id_and_the_others_counted() -> None:
 def test_classes_that_judge_choose_nothing_and_are_known_by_their_draw() -> None:
     x_ND = functional.normalize(torch.ones(len(LABELS), D), dim=1).numpy()
     has_N = np.arange(len(LABELS)) % EACH != 0
-    train, held = split_by_identity(images(), 0.4, 0)
+    train, held = split_by_identity(images(), 0.7, 0)
     choose, older = set_apart(images(), held, stored(x_ND, has_N), 0)
     parts = [set(LABELS[places].tolist()) for places in (train, choose, older.judge)]
-    assert [len(part) for part in parts] == [36, 12, 12]
+    assert [len(part) for part in parts] == [36, 42, 42]
     assert len(set.union(*parts)) == N_CLASSES
     assert has_N[choose].all()
     assert has_N[older.judge].all()
@@ -186,7 +195,7 @@ def test_classes_that_judge_choose_nothing_and_are_known_by_their_draw() -> None
 
 def test_too_few_images_to_judge_by_and_several_labels_are_refused() -> None:
     x_ND = np.ones((len(LABELS), D), dtype=np.float32)
-    _, held = split_by_identity(images(), 0.4, 0)
+    _, held = split_by_identity(images(), 0.7, 0)
     few_N = np.isin(np.arange(len(LABELS)) % EACH, [0])
     with pytest.raises(UsageError, match="0 can choose the best step and 0 judge it"):
         set_apart(images(), held, stored(x_ND, few_N), 0)
