@@ -2,7 +2,7 @@
 
 The kernels of the stages are called as they are, so the answer is that of `sieve` stage by stage. What they
 read is handed over as a list of addresses and sizes: checking the types of twenty arrays takes longer than
-encoding a query. Numba's cache does not see that they changed (`kernel_jit`): who edits one touches this file.
+encoding a query. Numba's cache does not see that they changed (`kernel_jit`): who edits one touches this.
 """
 
 from typing import Any, NamedTuple
