@@ -7,7 +7,7 @@ from jobs.evaluate.retrieval_question import RetrievalQuestion
 from jobs.progress import TerminalProgress
 from pipeline.cluster.pool import ClusterOptions, SetAside
 from pipeline.cluster.ray_pool import RayPool
-from pipeline.errors import WorkerError
+from pipeline.errors import StorageError, WorkerError
 from pipeline.evaluate.ranking import Contest, Ranked, Ranking
 
 
@@ -15,7 +15,10 @@ class RankingWorker:
     """Opens the snapshot once and ranks blocks of queries; a plain class that Ray makes an actor of."""
 
     def __init__(self, question: RetrievalQuestion) -> None:
-        self._contest = question.posed().contest()
+        try:
+            self._contest = question.posed().contest()
+        except StorageError as exc:
+            raise type(exc)(exc.message, f"{exc.fix}; where a disk is full, or use fewer workers") from exc
 
     def run(self, task: range) -> Ranked:
         """The answer to one block."""
