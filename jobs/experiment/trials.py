@@ -117,7 +117,7 @@ def _done(
 
     settings = trials[0].job.settings
     n_images = [len(shared.roles(one.job.settings, way.share).train) for one in trials]
-    cost = (None, None) if settings.network.startswith(ONNX) else cost_of(settings)
+    cost = cost_of(settings)
     x = {
         Experiment.DIMENSION: settings.dim,
         Experiment.DATA: float(np.mean(n_images)),

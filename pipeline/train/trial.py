@@ -33,7 +33,7 @@ from pipeline.train.loop import Data, Training
 from pipeline.train.networks import EmbeddingNet, build_network
 from pipeline.train.packed import PackedImages
 from pipeline.train.results import training_result
-from pipeline.train.settings import square
+from pipeline.train.settings import ONNX, square
 
 Places = NDArray[np.int64]
 
@@ -182,8 +182,13 @@ class _Watched:
         return self._examples.plain(places_B)
 
 
-def cost_of(settings: TrainConfig) -> tuple[int, int]:
-    """Parameters of the network of these settings, and multiply-adds of one image."""
+def cost_of(settings: TrainConfig) -> tuple[int, int] | tuple[None, None]:
+    """Parameters of the network of these settings, and multiply-adds of one image.
+
+    None of networks of other libraries: they load weights, which the meta device has no place for.
+    """
+    if settings.network.startswith((ONNX, "hf:", "timm:")):
+        return None, None
     with torch.device("meta"):
         net = build_network(
             settings.network, pooling=settings.pooling, dim=settings.dim, size=square(settings)

@@ -118,5 +118,12 @@ def test_images_with_several_labels_are_refused(job: TrainJob) -> None:
 
 def test_a_thin_network_costs_little(job: TrainJob) -> None:
     parameters, mult_adds = cost_of(with_settings(job, network="nn4:0.25", size=(38, 38)).settings)
+    assert parameters is not None
+    assert mult_adds is not None
     assert 100_000 < parameters < 1_000_000
     assert 1e6 < mult_adds < 10e6
+
+
+@pytest.mark.parametrize("network", ["hf:facebook/dinov2-small", "timm:resnet18", "onnx:trunk.onnx"])
+def test_networks_of_others_are_not_built_for_their_cost(job: TrainJob, network: str) -> None:
+    assert cost_of(with_settings(job, network=network).settings) == (None, None)
