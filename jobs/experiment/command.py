@@ -20,7 +20,7 @@ from jobs.session import open_run
 from jobs.train import require_torch
 from pipeline.config import load_catalog
 from pipeline.errors import UsageError
-from pipeline.evaluate.report.experiment_page import experiment_document, experiment_verdict
+from pipeline.evaluate.report.experiment_page import experiment_document, experiment_verdict, spread_in_words
 
 EXAMPLE = "Example: bitsieve experiment losses photos/ --store models/ --label product -o losses.html"
 _QUICK = ("train.steps=40", "train.validate_every=20", "train.patience=2", "train.warmup_steps=5")
@@ -102,7 +102,7 @@ def in_words(result: dict[str, Any]) -> str:
             shown += f": {found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
         lines.append(
             f"{way['name']:>20}  {figures['success@1']['mean']:9.4f} {figures['map_at_r']['mean']:7.4f} "
-            f"{figures['map_at_r']['sd']:7.4f} {val:>13}  {shown}"
+            f"{spread_in_words(figures['map_at_r']['sd']):>7} {val:>13}  {shown}"
         )
     return "\n".join([*lines, experiment_verdict(result).text])
 

@@ -7,7 +7,8 @@
 3. The reference is the way that was best on the classes by which the best step of each training was chosen:
    on others than are judged, so that the choice flatters nobody.
 4. Every other way is compared with it on the same queries, classes permuted whole; p values are corrected for
-   their number (Holm 1979). A difference is shown only if every seed has its sign.
+   their number (Holm 1979). A difference is shown only if there are two seeds or more and every one has
+   its sign.
 
 Legend: N images, D dimensions, Q queries, S seeds, I classes with pairs, W ways.
 """
@@ -81,12 +82,15 @@ class Tried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A measure of a way: mean over seeds, each seed's, their standard deviation, interval over classes."""
+    """A measure of a way: mean over seeds, each seed's, their standard deviation, interval over classes.
+
+    One seed has no standard deviation.
+    """
 
     mean: float
     low: float
     high: float
-    sd: float
+    sd: float | None
     seeds: tuple[float, ...]
 
 
@@ -121,6 +125,8 @@ class Way:
 class Outcome:
     """All ways, in the order in which they were tried; ``val_reason`` says why there is no VAL."""
 
+    n_seeds: int
+
     reference: str
     ways: tuple[Way, ...]
     n_queries: int
@@ -129,8 +135,8 @@ class Outcome:
 
     @property
     def concludes(self) -> bool:
-        """Whether there are classes enough to conclude anything."""
-        return self.n_classes >= MIN_GROUPS
+        """Whether there are classes and seeds enough to conclude anything."""
+        return self.n_classes >= MIN_GROUPS and self.n_seeds > 1
 
 
 def answers_of(x_ND: NDArray[np.float32], ids: Sequence[str], classes: Sequence[str]) -> Answers:
@@ -220,6 +226,7 @@ def compare_ways(
             )
             for one in tried
         ),
+        n_seeds=len(reference.answers_S),
         n_queries=len(classes_Q),
         n_classes=n_classes,
         val_reason=reference.answers_S[0].reason,
@@ -233,7 +240,7 @@ def _verdict(
         float(np.mean(own.values[METRIC]) - np.mean(its.values[METRIC]))
         for own, its in zip(one.answers_S, reference.answers_S, strict=True)
     ]
-    if n_classes < MIN_GROUPS or p_corrected >= LEVEL:
+    if n_classes < MIN_GROUPS or len(gains_S) < 2 or p_corrected >= LEVEL:
         return Verdict.NOT_SHOWN
     if found.high < 0 and max(gains_S) < 0:
         return Verdict.WORSE
@@ -272,6 +279,6 @@ def _over_seeds(value_S: Floats, bounds_21: Floats) -> Figure:
         mean=float(value_S.mean()),
         low=float(bounds_21[0, 0]),
         high=float(bounds_21[1, 0]),
-        sd=float(value_S.std(ddof=1)) if len(value_S) > 1 else 0.0,
+        sd=float(value_S.std(ddof=1)) if len(value_S) > 1 else None,
         seeds=tuple(value_S.tolist()),
     )

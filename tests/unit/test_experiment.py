@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.experiment.command import in_words
 from jobs.experiment.ways import Experiment, ways_of
 from pipeline.config import TrainConfig
 from pipeline.errors import UsageError
 from pipeline.evaluate import experiment
 from pipeline.evaluate.experiment import Answers, Tried, Verdict, answers_of, compare_ways
 from pipeline.evaluate.report import render_html
+from pipeline.evaluate.report.document import Table
 from pipeline.evaluate.report.experiment_page import experiment_document, experiment_verdict
 
 N_CLASSES, EACH = 30, 6
@@ -158,6 +160,21 @@ def test_few_classes_conclude_nothing(ways: list[Tried], monkeypatch: pytest.Mon
     result = result_of("mining", [ways[0], ways[2], ways[4]], [None] * 3)
     assert {way["verdict"] for way in result["ways"]} == {"reference", "no difference shown"}
     assert experiment_verdict(result).text.startswith("Nothing is concluded")
+
+
+def test_one_seed_has_no_spread_and_concludes_nothing(ways: list[Tried]) -> None:
+    firsts = [
+        Tried(name=one.name, answers_S=one.answers_S[:1], validation_S=one.validation_S[:1]) for one in ways
+    ]
+    result = {**result_of("mining", firsts, [None] * len(ways)), "seeds": [0]}
+    assert {way["verdict"] for way in result["ways"]} == {"reference", "no difference shown"}
+    assert not result["concludes"]
+    assert experiment_verdict(result).text.startswith("Nothing is concluded: one training of each way")
+    assert result["ways"][0]["metrics"]["map_at_r"]["sd"] is None
+    table = experiment_document(result).sections[0].blocks[0]
+    assert isinstance(table, Table)
+    assert {row[3] for row in table.rows} == {"\u2013"}
+    assert " \u2013 " in in_words({**result, "n_classes": 30})
 
 
 def test_answers_are_of_images_with_partners_in_order_of_ids() -> None:

@@ -92,6 +92,11 @@ def experiment_verdict(result: Result) -> Finding:
     worse, better = (
         [way["name"] for way in others if way["verdict"] == verdict] for verdict in ("worse", "better")
     )
+    if len(result["seeds"]) < 2:
+        return Finding(
+            mark=Mark.NOTE,
+            text="Nothing is concluded: one training of each way does not show what another would change.",
+        )
     if not result["concludes"]:
         return Finding(
             mark=Mark.NOTE,
@@ -105,6 +110,11 @@ def experiment_verdict(result: Result) -> Finding:
         return Finding(mark=Mark.NOTE, text=f"{chosen}; none of {len(others)} others is shown to be worse.")
     text = f"{chosen}, and {len(worse)} of {len(others)} others are shown to be worse: {', '.join(worse)}."
     return Finding(mark=Mark.GOOD, text=text)
+
+
+def spread_in_words(sd: float | None) -> str:
+    """The standard deviation over seeds; a dash where there is one seed."""
+    return "\u2013" if sd is None else f"{sd:.4f}"
 
 
 def _others(result: Result) -> list[Mapping[str, Any]]:
@@ -167,7 +177,7 @@ def _figures(name: str, ways: Sequence[Mapping[str, Any]]) -> Table:
                 Named(text=way["name"], meaning=_meaning(way)),
                 _share(way["metrics"]["success@1"]),
                 _share(way["metrics"]["map_at_r"]),
-                f"{way['metrics']['map_at_r']['sd']:.4f}",
+                spread_in_words(way["metrics"]["map_at_r"]["sd"]),
                 "none" if way["val"] is None else _share(way["val"]),
             )
             for way in ways
